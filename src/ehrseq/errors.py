@@ -1,0 +1,47 @@
+"""Every error a user can cause, each with the exit code its kind deserves.
+
+A message says what is wrong, where (file, row, column, config key) and what to do about it. The CLI prints it as one
+block without a traceback; `--debug` shows the traceback too.
+"""
+
+from difflib import get_close_matches
+
+
+class EhrseqError(Exception):
+    """Base of all errors that a user can cause and mend.
+
+    Attributes:
+        exit_code: What the command line exits with.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(EhrseqError):
+    """A configuration that cannot be composed or does not fit the schema."""
+
+    exit_code = 2
+
+
+class DataError(EhrseqError):
+    """Input data that is missing, unreadable or breaks its contract."""
+
+
+class RunError(EhrseqError):
+    """A run folder or tracked run that is missing, incomplete or does not fit what is asked of it."""
+
+
+class TrainingError(EhrseqError):
+    """A training that cannot start or go on."""
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """The tail of a message about an unknown word: the likely intended one, or all that exist.
+
+    >>> suggest("hiden_size", ["hidden_size", "dropout"])
+    "did you mean 'hidden_size'?"
+    >>> suggest("x", ["b", "a"])
+    'known: a, b'
+    """
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
