@@ -1,0 +1,1 @@
+"""Configuration: the schema every run is checked against, and its composition from `conf/`."""

@@ -1,0 +1,162 @@
+"""`_target_` nodes: what may be built, and which arguments the built-in blocks take.
+
+A `_target_` runs code, so only classes of the packages listed here are accepted (`workflows.build` checks the resolved
+object once more before it calls it). The built-in blocks have a schema each, which lets a wrong argument be named
+without importing torch; a test holds these schemas against the constructors.
+"""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from ehrseq.errors import suggest
+
+ALLOWED_PACKAGES = ("ehrseq", "torch.nn", "torch.optim", "pytorch_lightning", "lightning", "torchmetrics")
+# Colon-separated packages whose classes a user trusts as `_target_`, e.g. EHRSEQ_ALLOWED_TARGETS=ourlab.models.
+ALLOW_VARIABLE = "EHRSEQ_ALLOWED_TARGETS"
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Packages whose classes a `_target_` may name: ours and those in `EHRSEQ_ALLOWED_TARGETS`."""
+    extra = os.environ.get(ALLOW_VARIABLE, "")
+    return ALLOWED_PACKAGES + tuple(name for name in extra.split(":") if name)
+
+
+def is_allowed(target: str) -> bool:
+    """Whether a dotted name lies in an allowed package."""
+    return any(target.startswith(f"{package}.") for package in allowed_packages())
+
+
+class Component(BaseModel):
+    """A class to build, by its dotted name, and the arguments to build it with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    target: str = Field(alias="_target_")
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's keyword arguments."""
+        return {key: value for key, value in self.model_dump().items() if key != "target"}
+
+
+class CustomComponent(Component):
+    """A component without a schema of its own: its constructor checks the arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+
+class SyntheticSource(Component):
+    """Arguments of the synthetic source."""
+
+    n_subjects: Annotated[int, Field(ge=100)]
+    seed: NonNegativeInt
+
+
+class PhysioNet2012Source(Component):
+    """Arguments of the PhysioNet 2012 source."""
+
+    path: str | None
+    outcomes: str | None = None
+
+
+class GridEmbedding(Component):
+    """Arguments of the grid embedding that are not counted from the data."""
+
+    projection: PositiveInt | None = None
+    dropout: Probability = 0.0
+
+
+class RecurrentEncoder(Component):
+    """Arguments of the LSTM and GRU encoders."""
+
+    hidden_size: PositiveInt
+    num_layers: PositiveInt = 1
+    bidirectional: bool = False
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
+class PlainPooling(Component):
+    """Poolings without arguments."""
+
+
+class AttentionPooling(Component):
+    """Arguments of additive attention."""
+
+    attention_size: PositiveInt
+    query: Literal["learned", "last"] = "last"
+    with_last: bool = True
+
+
+class BinaryHead(Component):
+    """Arguments of the binary head."""
+
+    hidden_size: PositiveInt | None = None
+    dropout: Probability = 0.0
+
+
+class Adam(Component):
+    """Arguments of Adam and AdamW."""
+
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+
+
+COMPONENTS: dict[str, type[Component]] = {
+    "ehrseq.sources.synthetic.SyntheticSource": SyntheticSource,
+    "ehrseq.sources.physionet2012.PhysioNet2012Source": PhysioNet2012Source,
+    "ehrseq.nn.GridEmbedding": GridEmbedding,
+    "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
+    "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.LastPooling": PlainPooling,
+    "ehrseq.nn.MeanPooling": PlainPooling,
+    "ehrseq.nn.MaxPooling": PlainPooling,
+    "ehrseq.nn.AttentionPooling": AttentionPooling,
+    "ehrseq.nn.BinaryHead": BinaryHead,
+    "torch.optim.Adam": Adam,
+    "torch.optim.AdamW": Adam,
+}
+
+
+def _choose(value: Any, _handler: Any) -> Component:
+    """Validate a node with the schema of its target."""
+    if isinstance(value, Component):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        raise PydanticCustomError("target", "needs a _target_, the dotted name of a class")
+    target = value["_target_"]
+    schema = COMPONENTS.get(target)
+    if schema is None:
+        package = target.rpartition(".")[0]
+        if package == "ehrseq.nn" or target.startswith("ehrseq.sources.") or not is_allowed(target):
+            hint = suggest(target, list(COMPONENTS))
+            raise PydanticCustomError(
+                "target",
+                "_target_ {target} is not allowed; {hint} (trust more packages with {variable})",
+                {"target": repr(target), "hint": hint, "variable": ALLOW_VARIABLE},
+            )
+        schema = CustomComponent
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        # Raised anew by pydantic with the location of this node in front.
+        raise error
+
+
+AnyComponent = Annotated[SerializeAsAny[Component], WrapValidator(_choose)]

@@ -1,0 +1,233 @@
+"""From override words to checked settings, with messages that a person can act on.
+
+The YAML files are looked for in the installed package first, then in the checkout: a wheel ships `conf/` as
+`ehrseq/conf`, an editable install does not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ehrseq.config.components import COMPONENTS
+from ehrseq.config.schema import Settings
+from ehrseq.errors import ConfigError, suggest
+
+CONFIG_NAME = "config"
+
+
+@cache
+def conf_dir() -> Path:
+    """The folder of the YAML files.
+
+    Raises:
+        ConfigError: If neither the package nor a checkout has it.
+    """
+    package = Path(__file__).parent.parent
+    for folder in (package / "conf", package.parent.parent / "conf"):
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise ConfigError(f"no conf/{CONFIG_NAME}.yaml in {package} or its checkout; install ehrseq again")
+
+
+def groups(extra: Path | None = None) -> dict[str, list[str]]:
+    """Every config group and its options, for example {"model": ["gru", "lstm"], "model/pooling": [...]}.
+
+    Args:
+        extra: A folder of the user's own that is searched too.
+    """
+    found: dict[str, set[str]] = {}
+    for root in (conf_dir(), extra):
+        for path in root.rglob("*.yaml") if root else ():
+            group = path.parent.relative_to(root or path).as_posix()
+            if group != ".":
+                found.setdefault(group, set()).add(path.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def load_settings(overrides: Sequence[str] = (), extra: Path | None = None) -> Settings:
+    """Compose `conf/config.yaml` with Hydra overrides and check the result.
+
+    Args:
+        overrides: Hydra override words, such as `model=gru` or `optim.optimizer.lr=3e-4`.
+        extra: A folder of the user's own with more options for the groups.
+
+    Raises:
+        ConfigError: If a group, key or value is unknown or does not fit, with a suggestion.
+    """
+    return check(compose(overrides, extra))
+
+
+def compose(overrides: Sequence[str] = (), extra: Path | None = None) -> dict[str, Any]:
+    """Compose `conf/config.yaml` with Hydra overrides into plain Python types.
+
+    Raises:
+        ConfigError: If an override cannot be understood or applied.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if extra is not None and not extra.is_dir():
+        raise ConfigError(f"--config-dir {extra}: no such folder")
+    words = list(overrides)
+    if extra is not None:
+        words.append(f"hydra.searchpath=[file://{extra.resolve()}]")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            plain = OmegaConf.to_container(hydra_compose(CONFIG_NAME, overrides=words), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(overrides, extra, error)) from error
+    assert isinstance(plain, dict)
+    plain.pop("experiment", None)
+    return {str(key): value for key, value in plain.items()}
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings from a YAML file that holds a whole composed configuration (`params.yaml`, a run's `config.yaml`).
+
+    Raises:
+        ConfigError: If the file cannot be read or does not fit the schema.
+    """
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path} holds no configuration; write it with `ehrseq config > {path}`")
+    plain.pop("experiment", None)
+    return check(plain, where=str(path))
+
+
+def dump_settings(settings: Settings) -> str:
+    """The settings as YAML, in the order of `conf/config.yaml`."""
+    return str(yaml.safe_dump(settings.plain(), sort_keys=False, allow_unicode=True))
+
+
+def check(plain: Mapping[str, Any], where: str | None = None) -> Settings:
+    """Check a composed configuration against the schema.
+
+    Args:
+        plain: Nested plain types.
+        where: The file it came from, for the message.
+
+    Raises:
+        ConfigError: Naming the first key that does not fit, its value, and what would.
+    """
+    try:
+        return Settings.model_validate(plain)
+    except ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(prefix + _describe(error, plain)) from error
+
+
+def _describe(error: ValidationError, plain: Mapping[str, Any]) -> str:
+    """One line on the first fault that pydantic found."""
+    # Unknown keys first: a misspelt key usually is why another one is missing.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
+    key = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1], plain)
+        return f"unknown key '{key}'; {suggest(path[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    if fault["type"] == "target":
+        return f"{key}: {fault['msg']}"
+    given = fault["input"]
+    if fault["type"] == "literal_error":
+        allowed = str(fault["ctx"]["expected"])
+        options = [word.strip("' ") for word in allowed.replace(" or ", ", ").split(", ")]
+        return f"{key}={given} is not possible; {suggest(str(given), options)}"
+    return f"{key}={given} is not possible: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _is_branch(part: str) -> bool:
+    """Whether pydantic put this into a location to name the branch of a union, not a key."""
+    return part in {"int", "float", "bool", "str", "none"} or part.startswith(("constrained-", "literal[", "function-"))
+
+
+def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
+    """The keys that the schema knows at a place in the configuration."""
+    model: type[BaseModel] = Settings
+    node: Any = plain
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+        if isinstance(node, Mapping) and node.get("_target_") in COMPONENTS:
+            model = COMPONENTS[node["_target_"]]
+        else:
+            candidates = [annotation, *get_args(annotation)]
+            model = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _explain(overrides: Sequence[str], extra: Path | None, error: Exception) -> str:
+    """One line on why Hydra refused the overrides: which word, and what was probably meant."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    known = groups(extra)
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            return (
+                f"'{word}' is not an override; write key=value, for example model=gru or seed=2, "
+                "with quotes inside around a value with spaces or =,()[]{}: source.path='\"my folder\"'"
+            )
+        key = override.key_or_group
+        if key in known:
+            value = override.value()
+            for option in value if isinstance(value, list) else [value]:
+                if option is not None and str(option) not in known[key]:
+                    return f"{key}={option}: no such option; {suggest(str(option), known[key])}"
+        elif override.is_sweep_override():
+            return f"'{word}' gives several values; add -m to run them all"
+        else:
+            fault = _unknown_key(key, known, overrides, extra)
+            if fault:
+                return fault
+    return " ".join(str(error).split("\n")[0].split())
+
+
+def _unknown_key(key: str, known: Mapping[str, list[str]], overrides: Sequence[str], extra: Path | None) -> str | None:
+    """Say which part of a dotted key does not exist in the configuration with the given groups chosen."""
+    chosen = [word for word in overrides if word.split("=")[0] in known]
+    node: Any = compose(chosen, extra) if len(chosen) < len(overrides) else compose((), extra)
+    parts = key.replace("/", ".").split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, Mapping) or part not in node:
+            names = [str(name) for name in node] if isinstance(node, Mapping) else []
+            if depth == 0:
+                names = sorted({*names, *known})
+            return f"unknown key '{key}'; " + suggest(part, names)
+        node = node[part]
+    return None
+
+
+def override_keys() -> Iterator[str]:
+    """Every word that may stand before `=`: groups and the dotted keys of the default configuration."""
+    yield from groups()
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for name, value in node.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+    yield from walk(compose(), "")

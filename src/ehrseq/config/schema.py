@@ -1,0 +1,177 @@
+"""The schema of a run's configuration: frozen, no unknown keys, ranges checked.
+
+Values come from the YAML files in `conf/`; this module holds no defaults of its own, so that there is one place to look.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ehrseq.config.components import AnyComponent
+from ehrseq.files import digest_json
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+SplitName = Literal["train", "tuning", "held_out"]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def plain(self) -> dict[str, Any]:
+        """The section as plain JSON types, under the names that the YAML uses."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self) -> str:
+        """A digest of all values in the section."""
+        return digest_json(self.plain())
+
+
+class Task(Section):
+    """What is predicted: the labels' name and their target type."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+    target: Literal["binary"]
+
+
+class Split(Section):
+    """How subjects are divided; `train` gets what the others leave."""
+
+    tuning: Share
+    held_out: Share
+    stratify: bool
+    seed: int
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _check(self) -> "Split":
+        if self.tuning + self.held_out >= 1:
+            raise ValueError(f"tuning ({self.tuning}) + held_out ({self.held_out}) leave no subjects for train")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, but with folds={self.folds} it is 0 to {self.folds - 1}")
+        return self
+
+
+class Preprocess(Section):
+    """What is fitted on `train` and applied to every value."""
+
+    min_subjects: PositiveInt
+    normaliser: Literal["robust", "zscore", "none"]
+    clip: PositiveFloat | None
+    limits: bool
+    repairs: bool
+
+
+class Representation(Section):
+    """How a history becomes steps."""
+
+    name: Literal["grid"]
+    bin_hours: Annotated[float, Field(gt=0, le=24 * 365)]
+    max_steps: PositiveInt
+    aggregate: Literal["last", "mean"]
+
+
+class Model(Section):
+    """The blocks of the network, built in this order: steps in, one logit out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    embedding: AnyComponent
+    encoder: AnyComponent
+    pooling: AnyComponent
+    head: AnyComponent
+
+
+class Optim(Section):
+    """Optimiser, learning-rate schedule, weight of the positive class."""
+
+    optimizer: AnyComponent
+    schedule: Literal["cosine", "plateau", "constant"]
+    warmup_epochs: NonNegativeInt
+    class_weight: Literal["none", "balanced"] | PositiveFloat
+
+
+class Trainer(Section):
+    """How long and on what the network trains."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    max_epochs: PositiveInt
+    patience: PositiveInt | None
+    monitor: Literal["tuning/auroc", "tuning/auprc", "tuning/loss"]
+    gradient_clip: PositiveFloat | None
+    deterministic: bool
+    progress: Literal["auto"] | bool
+
+
+class Loader(Section):
+    """How many histories make a batch, and who cuts them."""
+
+    batch_size: PositiveInt
+    eval_batch_size: PositiveInt
+    num_workers: NonNegativeInt
+
+
+class Evaluate(Section):
+    """What is scored and how sure the scores are."""
+
+    split: SplitName
+    replicates: NonNegativeInt
+    level: Share
+    seed: int
+
+
+class Explain(Section):
+    """Which histories are explained."""
+
+    enabled: bool
+    split: SplitName
+    timelines: NonNegativeInt
+
+
+class Audit(Section):
+    """Checks that prove something about the result."""
+
+    shuffled_labels: bool
+
+
+class Tracking(Section):
+    """Where MLflow keeps the run, and whether it may know who the subjects are."""
+
+    enabled: bool
+    uri: str
+    experiment: Annotated[str, Field(min_length=1)]
+    individuals: bool
+
+
+class Paths(Section):
+    """Where the outputs go; relative to the working folder."""
+
+    data: Annotated[str, Field(min_length=1)]
+    runs: Annotated[str, Field(min_length=1)]
+
+
+class Settings(Section):
+    """Everything one run is made from."""
+
+    source: AnyComponent
+    task: Task
+    representation: Representation
+    model: Model
+    optim: Optim
+    trainer: Trainer
+    tracking: Tracking
+    explain: Explain
+    seed: NonNegativeInt
+    split: Split
+    preprocess: Preprocess
+    loader: Loader
+    evaluate: Evaluate
+    audit: Audit
+    paths: Paths
+    run: str | None
+    output: str | None
+    force: bool

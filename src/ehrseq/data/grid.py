@@ -1,0 +1,101 @@
+"""The `grid` representation: fixed-width bins that end at prediction_time, cut for a whole batch at once."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ehrseq.config.schema import Representation
+from ehrseq.data.batch import SequenceBatch
+from ehrseq.store.format import Store
+
+_HOUR = 3_600_000_000  # microseconds
+
+
+class Grid:
+    """Cuts histories out of a store and bins them.
+
+    With bins of w hours, step T - 1 - k of a history holds the events whose age at prediction_time lies in
+    (k w, (k + 1) w]; an event at prediction_time itself belongs to the last step. A history has as many steps as its first
+    event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as last seen.
+    """
+
+    def __init__(self, store: Store, config: Representation) -> None:
+        self.store = store
+        self.features = len(store.codes)
+        self.max_steps = config.max_steps
+        self.mean = config.aggregate == "mean"
+        self.width = max(round(config.bin_hours * _HOUR), 1)
+        self.bin_hours = config.bin_hours
+
+    def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Steps of each sample's history, (M,)."""
+        arrays = self.store.arrays
+        begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
+        filled = end > begin
+        age = np.zeros(len(samples), np.int64)
+        age[filled] = arrays.sample_time[samples][filled] - arrays.time[begin[filled]]
+        return np.minimum(self._bin(age) + 1, self.max_steps)
+
+    def _bin(self, age: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bins counted back from prediction_time."""
+        return np.maximum(-(-age // self.width) - 1, 0)
+
+    def cut(self, samples: NDArray[np.int64]) -> SequenceBatch:
+        """Make a batch.
+
+        Args:
+            samples: (B,) sample numbers.
+        """
+        arrays = self.store.arrays
+        lengths = self.lengths(samples)
+        rows, steps, features = len(samples), int(lengths.max()), self.features
+        begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
+        counts = end - begin
+        row = np.repeat(np.arange(rows), counts)
+        # Event numbers of all histories, one after the other.
+        event = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+        age = arrays.sample_time[samples][row] - arrays.time[event]
+        # Step 0 of these arrays is what happened before the first kept step; it is cut off at the end.
+        step = np.maximum(lengths[row] - self._bin(age), 0)
+        cell = (row * (steps + 1) + step) * features + arrays.code[event]
+        shape = (rows, steps + 1, features)
+        # Codes without numbers are 1 where present.
+        value = np.nan_to_num(arrays.value[event], nan=1.0)
+        values, seen = self._aggregate(cell, value, shape)
+        last_age = np.zeros(shape, np.float32)
+        # Ages in hours; where a cell is hit several times the last assignment, the latest event, stays.
+        last_age.ravel()[cell] = age / _HOUR
+        # The last step up to here in which each feature was seen.
+        source = np.where(seen, np.arange(steps + 1, dtype=np.int64)[None, :, None], -1)
+        np.maximum.accumulate(source, axis=1, out=source)
+        ever = source >= 0
+        np.maximum(source, 0, out=source)
+        values = np.where(ever, np.take_along_axis(values, source, 1), 0)
+        end_age = ((lengths[:, None] - np.arange(steps + 1)) * self.bin_hours).astype(np.float32)[:, :, None]
+        first_age = (lengths * self.bin_hours).astype(np.float32)[:, None, None]
+        since = np.where(ever, np.take_along_axis(last_age, source, 1), first_age) - end_age
+        real = (np.arange(steps) < lengths[:, None])[:, :, None]
+        return SequenceBatch(
+            values=torch.from_numpy(np.where(real, values[:, 1:], 0).astype(np.float32, copy=False)),
+            observed=torch.from_numpy(seen[:, 1:].astype(np.float32)),
+            hours_since=torch.from_numpy(np.where(real, np.maximum(since[:, 1:], 0), 0).astype(np.float32, copy=False)),
+            statics=torch.from_numpy(arrays.static[arrays.sample_subject[samples]]),
+            lengths=torch.from_numpy(lengths),
+            targets=torch.from_numpy(arrays.sample_label[samples]),
+            samples=torch.from_numpy(samples),
+        )
+
+    def _aggregate(
+        self, cell: NDArray[np.int64], value: NDArray[np.float32], shape: tuple[int, int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """One value a cell from its events (in the order of time), and which cells have any."""
+        size = int(np.prod(shape))
+        seen = np.zeros(size, bool)
+        seen[cell] = True
+        if self.mean:
+            total = np.bincount(cell, weights=value, minlength=size)
+            values = (total / np.maximum(np.bincount(cell, minlength=size), 1)).astype(np.float32)
+        else:
+            values = np.zeros(size, np.float32)
+            values[cell] = value
+        return values.reshape(shape), seen.reshape(shape)

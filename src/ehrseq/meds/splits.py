@@ -1,0 +1,97 @@
+"""Splits by subject: seeded, stratified, or folds of a cross-validation.
+
+Which split a subject falls into depends on its id, the seed and the ranks within its stratum only, never on the order of
+rows or on a library's own hash, which may change between versions.
+"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.config.schema import Split
+from ehrseq.errors import DataError
+from ehrseq.meds import schema
+
+SPLITS = (schema.TRAIN, schema.TUNING, schema.HELD_OUT)
+
+
+def hash_subjects(subject: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A well-mixed 64-bit hash of each subject id (SplitMix64, Steele et al. 2014).
+
+    Args:
+        subject: Ids (N,).
+        seed: Another seed gives an unrelated order.
+    """
+    with np.errstate(over="ignore"):
+        key = np.uint64((seed * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % 2**64)
+        mixed = subject.astype(np.uint64) + key
+        for _ in range(2):  # twice, so that neighbouring seeds share nothing either
+            mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            mixed = mixed ^ (mixed >> np.uint64(31))
+    return mixed
+
+
+def assign_splits(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
+    """Divide the labelled subjects into `train`, `tuning` and `held_out`.
+
+    Args:
+        labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified.
+        config: Shares, seed, folds.
+
+    Returns:
+        `subject_id`, `split` (the MEDS split schema), sorted by subject.
+
+    Raises:
+        DataError: If a split would be empty or hold one class only.
+    """
+    stratify = config.stratify and schema.BOOLEAN_VALUE in labels.columns
+    stratum = pl.col(schema.BOOLEAN_VALUE).any() if stratify else pl.lit(False)
+    subjects = labels.group_by(schema.SUBJECT_ID).agg(stratum.alias("stratum")).sort(schema.SUBJECT_ID)
+    ids = subjects[schema.SUBJECT_ID].to_numpy()
+    strata = subjects["stratum"].to_numpy()
+    order = hash_subjects(ids, config.seed)
+    split = np.empty(len(ids), dtype=object)
+    for value in (False, True):
+        members = np.flatnonzero(strata == value)
+        members = members[np.argsort(order[members], kind="stable")]
+        split[members] = _divide(len(members), config)
+    frame = subjects.select(schema.SUBJECT_ID).with_columns(pl.Series("split", split.tolist(), dtype=pl.String))
+    _check(labels, frame)
+    return frame
+
+
+def _divide(count: int, config: Split) -> NDArray[np.object_]:
+    """The splits of `count` subjects in the order of their hashes."""
+    names = np.full(count, schema.TRAIN, dtype=object)
+    if config.folds is None:
+        held_out = np.arange(count) < round(count * config.held_out)
+        tuning_share = config.tuning / (1 - config.held_out)
+    else:
+        held_out = np.arange(count) * config.folds // max(count, 1) == config.fold
+        # The share of the rest stays the same as without folds.
+        tuning_share = config.tuning / (1 - config.held_out)
+    rest = np.flatnonzero(~held_out)
+    names[held_out] = schema.HELD_OUT
+    if config.folds is not None:
+        # Tuning comes right after the held-out fold, so that it rotates through all subjects too.
+        rest = np.roll(rest, -int(np.searchsorted(rest, np.flatnonzero(held_out).max(initial=-1))))
+    names[rest[: round(len(rest) * tuning_share)]] = schema.TUNING
+    return names
+
+
+def _check(labels: pl.DataFrame, splits: pl.DataFrame) -> None:
+    joined = labels.join(splits, on=schema.SUBJECT_ID)
+    for name in SPLITS:
+        part = joined.filter(pl.col("split") == name)
+        if not part.height:
+            raise DataError(f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)")
+        if schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
+            only = "positive" if part[schema.BOOLEAN_VALUE][0] else "negative"
+            positives = int(labels[schema.BOOLEAN_VALUE].sum())
+            raise DataError(
+                f"split {name} has only {only} labels ({part.height} of them; {positives} of all {labels.height} labels are "
+                "positive): nothing can be learned or scored; give more subjects, other shares (config key split), or "
+                "split.stratify=true"
+            )

@@ -1,0 +1,30 @@
+"""Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
+
+from ehrseq.nn.embedding import GridEmbedding
+from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.heads import BinaryHead
+from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
+from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
+from ehrseq.nn.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooled, Pooling
+
+__all__ = [
+    "AttentionPooling",
+    "BinaryHead",
+    "Encoder",
+    "GRUEncoder",
+    "GridEmbedding",
+    "LSTMEncoder",
+    "LastPooling",
+    "MaxPooling",
+    "MeanPooling",
+    "Pooled",
+    "Pooling",
+    "Prediction",
+    "RecurrentEncoder",
+    "SequenceInputs",
+    "SequenceModel",
+    "last_state",
+    "masked_softmax",
+    "reverse_by_length",
+    "step_mask",
+]

@@ -1,0 +1,112 @@
+"""From the grid representation to what the recurrent net reads at each step."""
+
+from collections.abc import Sequence
+from math import log1p
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ehrseq.errors import ConfigError
+from ehrseq.nn.checks import check_choice, check_count, check_probability
+
+FEATURES = ("value", "observed", "hours_since")
+# A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
+HOURS_UNIT = 24.0
+HOURS_LIMIT = 720.0
+
+
+def scale_hours(hours: Tensor) -> Tensor:
+    """Compress hours into a bounded range: log(1 + min(h, 720)) / log(1 + 24).
+
+    0 h gives 0, 24 h gives 1, 48 h gives 1.21, and 30 days or more (also infinity) give the bound, 2.05. The logarithm
+    keeps hours apart where they matter, soon after a measurement, and the bound keeps a feature that was never seen
+    from drowning all others.
+
+    Args:
+        hours: Hours, any shape; negative ones count as 0.
+
+    Returns:
+        Scaled hours of the same shape.
+    """
+    return torch.log1p(hours.clamp(0.0, HOURS_LIMIT)) / log1p(HOURS_UNIT)
+
+
+class GridEmbedding(nn.Module):
+    """Concatenate what is known at each step: values, what was observed, how old it is, and the statics.
+
+    Values with their mask and the time since the last observation are the inputs that make missingness itself
+    informative (Che et al. 2018, "Recurrent Neural Networks for Multivariate Time Series with Missing Values").
+
+    Args:
+        num_features: F, the number of features of the grid.
+        num_statics: S, the number of static features.
+        projection: Size of a linear projection of the concatenation; none by default.
+        dropout: Dropout probability of the output.
+        statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
+        features: Which of "value", "observed", "hours_since" the net sees, in this order.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_statics: int,
+        projection: int | None = None,
+        dropout: float = 0.0,
+        statics: Literal["steps", "none"] = "steps",
+        features: Sequence[str] = FEATURES,
+    ) -> None:
+        super().__init__()
+        self.num_features = check_count("num_features", num_features)
+        self.num_statics = check_count("num_statics", num_statics, least=0)
+        self.with_statics = check_choice("statics", statics, ("steps", "none")) == "steps" and num_statics > 0
+        self.features = _check_features(features)
+        self.input_size = num_features * len(self.features) + (num_statics if self.with_statics else 0)
+        self.linear: nn.Linear | None = None
+        if projection is not None:
+            self.linear = nn.Linear(self.input_size, check_count("projection", projection))
+        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+
+    @property
+    def output_size(self) -> int:
+        """D, the size of an embedded step."""
+        return self.input_size if self.linear is None else self.linear.out_features
+
+    def forward(self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor) -> Tensor:
+        """Embed each step on its own: no step sees another.
+
+        Args:
+            values: Normalised values with the gaps filled, (B, T, F).
+            observed: 1 where the value was measured in this step, (B, T, F).
+            hours_since: Hours since the feature was last seen, (B, T, F).
+            statics: Normalised static features, (B, S).
+
+        Returns:
+            Embedded steps, (B, T, D).
+        """
+        parts = []
+        if "value" in self.features:
+            parts.append(values)
+        if "observed" in self.features:
+            parts.append(observed.to(values.dtype))
+        if "hours_since" in self.features:
+            parts.append(scale_hours(hours_since).to(values.dtype))
+        if self.with_statics:
+            parts.append(statics.to(values.dtype).unsqueeze(1).expand(-1, values.shape[1], -1))
+        embedded = torch.cat(parts, dim=-1)
+        if self.linear is not None:
+            embedded = self.linear(embedded)
+        dropped: Tensor = self.dropout(embedded)
+        return dropped
+
+
+def _check_features(features: Sequence[str]) -> tuple[str, ...]:
+    """Order the chosen features as in `FEATURES`."""
+    if isinstance(features, str) or not features:
+        raise ConfigError(f"features is {features!r}; allowed is a list of at least one of {', '.join(FEATURES)}")
+    for feature in features:
+        check_choice("features", feature, FEATURES)
+    return tuple(feature for feature in FEATURES if feature in features)

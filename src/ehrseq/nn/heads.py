@@ -1,0 +1,50 @@
+"""Heads: a pooled history to the prediction."""
+
+import torch
+from torch import Tensor, nn
+
+from ehrseq.nn.checks import check_count, check_probability
+
+
+class BinaryHead(nn.Module):
+    """One logit a history, linear or with one hidden ReLU layer.
+
+    Args:
+        input_size: H', the size of the pooled vector.
+        num_statics: S, the number of static features to read beside the vector; with 0 they are not read.
+        hidden_size: Size of the hidden layer; none by default.
+        dropout: Dropout probability before each linear layer.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self, input_size: int, num_statics: int = 0, hidden_size: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.input_size = check_count("input_size", input_size)
+        self.num_statics = check_count("num_statics", num_statics, least=0)
+        check_probability("dropout", dropout)
+        size = input_size + num_statics
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        if hidden_size is not None:
+            check_count("hidden_size", hidden_size)
+            layers += [nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout)]
+            size = hidden_size
+        self.layers = nn.Sequential(*layers, nn.Linear(size, 1))
+
+    def forward(self, pooled: Tensor, statics: Tensor) -> Tensor:
+        """Predict.
+
+        Args:
+            pooled: Pooled vectors, (B, H').
+            statics: Normalised static features, (B, S); any shape if they are not read.
+
+        Returns:
+            Logits of the positive class, (B,).
+        """
+        if self.num_statics:
+            pooled = torch.cat([pooled, statics.to(pooled.dtype)], dim=-1)
+        logits: Tensor = self.layers(pooled)
+        return logits.squeeze(-1)

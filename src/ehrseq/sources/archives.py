@@ -1,0 +1,78 @@
+"""Text files of a folder, a tar archive or a zip archive, read as bytes and never unpacked to disk."""
+
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ehrseq.errors import DataError
+
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
+_BROKEN = (EOFError, OSError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of an archive that `read_texts` understands."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def read_texts(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+    """The files whose names end in `suffix`, in a folder (by name) or an archive (as they come).
+
+    Nothing is written, so a name in an archive that points outside it does no harm.
+
+    Args:
+        path: A folder, `.tar.gz`, `.tgz`, `.tar` or `.zip`.
+        suffix: For example ".txt".
+
+    Yields:
+        (name for messages, bytes).
+
+    Raises:
+        DataError: If the path is missing, cannot be read, or is cut short or damaged.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    try:
+        if path.is_dir():
+            for file in sorted(path.iterdir()):
+                if file.name.endswith(suffix) and not file.name.startswith("."):
+                    yield str(file), file.read_bytes()
+        elif path.name.lower().endswith(TAR_SUFFIXES):
+            yield from _read_tar(path, suffix)
+        elif path.name.lower().endswith(".zip"):
+            yield from _read_zip(path, suffix)
+        else:
+            raise DataError(f"{path} is neither a folder nor one of {', '.join('*' + end for end in ARCHIVE_SUFFIXES)}")
+    except _BROKEN as error:
+        raise DataError(f"{path} cannot be read ({error or type(error).__name__}); is it complete? Download it again") from error
+
+
+def _is_wanted(name: str, suffix: str) -> bool:
+    base = PurePosixPath(name).name
+    # macOS puts "._name" twins with resource forks into archives.
+    return base.endswith(suffix) and not base.startswith(".")
+
+
+def _read_tar(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+    # The "|" modes read strictly forward: no seeking back in a compressed file.
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.isfile() and _is_wanted(member.name, suffix):
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield f"{path}:{member.name}", file.read()
+
+
+def _read_zip(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in sorted(archive.infolist(), key=lambda item: item.filename):
+            if not info.is_dir() and _is_wanted(info.filename, suffix):
+                try:
+                    yield f"{path}:{info.filename}", archive.read(info)
+                except RuntimeError as error:  # what zipfile raises for an encrypted member
+                    raise DataError(f"{path}:{info.filename} cannot be read: {error}") from error

@@ -1,0 +1,275 @@
+"""PhysioNet/CinC Challenge 2012: 48 hours of intensive care, in-hospital death.
+
+Silva et al. 2012, "Predicting in-hospital mortality of ICU patients", doi 10.13026/1jqp-gp84. A stay is one text file
+`RecordID.txt` with the rows `Time,Parameter,Value`; outcomes come in a file of their own.
+
+The files carry hours since admission and no dates: every stay is laid at `ADMISSION`, and predicted 48 hours later.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehrseq.errors import DataError
+from ehrseq.files import digest_file, digest_files
+from ehrseq.meds import schema, write
+from ehrseq.sources.archives import is_archive, read_texts
+from ehrseq.sources.base import Progress, Source
+from ehrseq.sources.physionet2012_codes import DESCRIPTORS, GENDERS, ICU_TYPES, VARIABLES
+from ehrseq.sources.physionet2012_outcomes import find_outcomes, read_outcomes
+from ehrseq.sources.physionet2012_rows import check_rows
+
+ADMISSION = datetime(2000, 1, 1)
+PREDICTION_TIME = ADMISSION + timedelta(hours=48)
+TASK = "in_hospital_mortality"
+VERSION = 1  # raised when the same files would give other events
+
+_HEADER = b"Time,Parameter,Value"
+_STAYS_PER_SHARD = 8192
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class PhysioNet2012Source:
+    """The stay files of one or several sets.
+
+    Attributes:
+        path: A folder of stay files, a `.tar.gz` or `.zip` of them as downloaded, or a folder that holds such archives or
+            `set-a`-like folders.
+        outcomes: The outcomes file; None looks beside and inside `path`.
+        labelled: False: outcomes are neither looked for nor read.
+    """
+
+    path: str | None
+    outcomes: str | None = None
+    labelled: bool = field(default=True, kw_only=True)
+
+    name = "physionet2012"
+
+    def without_labels(self) -> Source:
+        """The same stays, for prediction."""
+        return replace(self, labelled=False)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Digests of the stay files and of the outcomes."""
+        places = self._places()
+        digests = []
+        for place in places:
+            if place.is_dir():
+                digests.append(digest_files(place.glob("*.txt"), place))
+            else:
+                digests.append(digest_file(place)[:16])
+        outcomes = [digest_file(path)[:16] for path in self._outcomes(places)]
+        return {"adapter": self.name, "version": VERSION, "stays": digests, "outcomes": outcomes}
+
+    def write(self, root: Path, progress: Progress | None = None) -> dict[str, int]:
+        """Write the MEDS dataset; see `Source.write`."""
+        places = self._places()
+        counts = dict.fromkeys(("subjects", "events", "descriptors_unknown", "rows_without_parameter", "byte_order_marks"), 0)
+        seen: dict[int, str] = {}
+        codes: set[str] = set()
+        (root / schema.DATA).mkdir()
+        for shard, stays in enumerate(_batches(places)):
+            for name, record, _ in stays:
+                if record in seen:
+                    raise DataError(f"stay {record} is there twice: {seen[record]} and {name}; remove one of them")
+                seen[record] = name
+            events = _to_events(_parse(stays, counts), counts)
+            write.write_events(events, root / schema.DATA / f"{shard:04d}.parquet")
+            codes.update(events["code"].unique())
+            counts["events"] += events.height
+            if progress:
+                progress(len(seen), len(seen))
+        if not seen:
+            raise DataError(f"{self.path} holds no stay files: expected text files named by RecordID, such as 132539.txt")
+        counts["subjects"] = len(seen)
+        labels = self._labels(places, seen, counts)
+        (root / schema.LABELS / TASK).mkdir(parents=True)
+        write.write_labels(labels, root / schema.LABELS / TASK / "0000.parquet")
+        _write_metadata(root, codes)
+        return counts
+
+    def _places(self) -> list[Path]:
+        """The folders or archives that hold stay files."""
+        if not self.path:
+            raise DataError("source.path is not set: give the folder or archive of the stay files, source.path=...")
+        path = Path(self.path).expanduser()
+        if not path.exists():
+            raise DataError(f"source.path={path} does not exist")
+        if not path.is_dir():
+            return [path]
+        if any(_record_id(file.name) is not None for file in path.iterdir()):
+            return [path]
+        inner = [item for item in sorted(path.iterdir()) if re.fullmatch(r"set-[a-z]", item.name) and item.is_dir()]
+        sets = {item.name for item in inner}
+        inner += [item for item in sorted(path.glob("set-*")) if is_archive(item) and item.name.split(".")[0] not in sets]
+        if not inner:
+            raise DataError(f"{path} holds neither stay files such as 132539.txt nor set-a.tar.gz or set-a.zip")
+        return inner
+
+    def _outcomes(self, places: list[Path]) -> list[Path]:
+        if not self.labelled:
+            return []
+        return find_outcomes(places, Path(self.outcomes).expanduser() if self.outcomes else None)
+
+    def _labels(self, places: list[Path], seen: dict[int, str], counts: dict[str, int]) -> pl.DataFrame:
+        """One row a stay: prediction_time, and boolean_value where outcomes were read."""
+        labels = pl.DataFrame(
+            {schema.SUBJECT_ID: sorted(seen), schema.PREDICTION_TIME: [PREDICTION_TIME] * len(seen)},
+            schema={schema.SUBJECT_ID: pl.Int64, schema.PREDICTION_TIME: pl.Datetime("us")},
+        )
+        paths = self._outcomes(places)
+        if not paths:
+            return labels
+        deaths = read_outcomes(paths)
+        missing = [record for record in sorted(seen) if record not in deaths]
+        if missing:
+            raise DataError(
+                f"{', '.join(map(str, paths))}: no outcome for {len(missing)} of {len(seen)} stays, the first is {missing[0]} "
+                f"({seen[missing[0]]}); add the row, or take the stay out"
+            )
+        counts["outcomes_without_stay"] = len(deaths) - len(seen)
+        counts["positive_labels"] = sum(deaths[record] for record in seen)
+        return labels.with_columns(pl.Series("boolean_value", [deaths[record] for record in sorted(seen)], dtype=pl.Boolean))
+
+
+def _record_id(name: str) -> int | None:
+    """The RecordID that a file is named by, or None for other files."""
+    match = re.fullmatch(r"(\d{1,18})\.txt", re.split(r"[/:]", name)[-1])
+    return int(match[1]) if match else None
+
+
+_Stay = tuple[str, int, bytes]
+
+
+def _batches(places: list[Path]) -> Iterator[list[_Stay]]:
+    """The stays, so many at a time that memory stays bounded."""
+    batch: list[_Stay] = []
+    for place in places:
+        for name, data in read_texts(place, ".txt"):
+            record = _record_id(name)
+            if record is not None:
+                batch.append((name, record, data))
+            if len(batch) == _STAYS_PER_SHARD:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _parse(stays: list[_Stay], counts: dict[str, int]) -> pl.DataFrame:
+    """All rows of the stays as (record, Time, Parameter, Value), checked.
+
+    The bodies are joined and parsed at once, which is many times faster than file by file; where that does not add up,
+    the files are gone through one by one for the row to blame.
+    """
+    bodies, rows = [], np.zeros(len(stays), np.int64)
+    for index, (name, _, data) in enumerate(stays):
+        content = data
+        if content.startswith(_BOM):
+            content = content[len(_BOM) :]
+            counts["byte_order_marks"] += 1
+        if b"\r" in content:
+            content = content.replace(b"\r\n", b"\n")
+        header, _, body = content.partition(b"\n")
+        if header.strip() != _HEADER:
+            raise DataError(f"{name}, row 1: expected the header {_HEADER.decode()}, found {header[:60]!r}")
+        body = body.rstrip(b"\n")
+        if body:
+            bodies.append(body)
+            rows[index] = body.count(b"\n") + 1
+    frame = _read_csv(b"\n".join(bodies), int(rows.sum()))
+    if frame is None:
+        for name, record, data in stays:
+            check_rows(name, record, data)
+        raise DataError(f"{stays[0][0]} and the files after it cannot be parsed, though each row looks right; please report this")
+    frame = frame.with_columns(pl.Series("record", np.repeat([record for _, record, _ in stays], rows), dtype=pl.Int64))
+    wrong = frame.filter((pl.col("Parameter") == "RecordID") & (pl.col("Value").cast(pl.Int64) != pl.col("record")))
+    if wrong.height:
+        name = next(name for name, record, _ in stays if record == wrong["record"][0])
+        raise DataError(f"{name}: RecordID is {wrong['Value'][0]:.0f} inside the file; name the file by its RecordID")
+    return frame
+
+
+def _read_csv(data: bytes, rows: int) -> pl.DataFrame | None:
+    """Parse joined rows into (minute, Parameter, Value), or None where a row does not fit."""
+    columns = {"Time": pl.String, "Parameter": pl.String, "Value": pl.Float64}
+    if not rows:
+        return pl.DataFrame(schema={"minute": pl.Int64, "Parameter": pl.String, "Value": pl.Float64})
+    if not data.isascii() or data.count(b",") != 2 * rows or b"\n\n" in data:
+        return None
+    try:
+        frame = pl.read_csv(io.BytesIO(data), has_header=False, schema=columns, quote_char=None, infer_schema=False)
+    except pl.exceptions.PolarsError:
+        return None
+    frame = frame.select(
+        (
+            pl.col("Time").str.extract(r"^(\d{1,4}):[0-5]\d$", 1).cast(pl.Int64) * 60
+            + pl.col("Time").str.slice(-2).cast(pl.Int64, strict=False)
+        ).alias("minute"),
+        pl.col("Parameter").fill_null(""),
+        "Value",
+    )
+    sound = frame.height == rows and not frame["minute"].null_count() and frame["Value"].is_finite().all(ignore_nulls=False)
+    return frame if sound else None
+
+
+def _to_events(rows: pl.DataFrame, counts: dict[str, int]) -> pl.DataFrame:
+    """Rows as MEDS events, sorted by subject, then time (statics first), then as they stood in the file."""
+    counts["rows_without_parameter"] += rows.filter(pl.col("Parameter") == "").height
+    rows = rows.filter(~pl.col("Parameter").is_in(["", "RecordID"])).with_row_index("row")
+    parameter, value = pl.col("Parameter"), pl.col("Value")
+    at_admission = (pl.col("minute") == 0) & parameter.is_in([*DESCRIPTORS, "Weight"])
+    unknown = rows.filter(at_admission & (value == -1)).height
+    counts["descriptors_unknown"] += unknown
+    rows = rows.filter(~(at_admission & (value == -1)))
+    static = at_admission & parameter.is_in(DESCRIPTORS)
+    code = (
+        pl.when(parameter == "Gender")
+        .then(value.cast(pl.Int64, strict=False).replace_strict(GENDERS, default="Gender//other", return_dtype=pl.String))
+        .when(parameter == "ICUType")
+        .then(value.cast(pl.Int64, strict=False).replace_strict(ICU_TYPES, default="ICUType//other", return_dtype=pl.String))
+        .otherwise(parameter)
+    )
+    time = pl.lit(ADMISSION).cast(pl.Datetime("us")) + pl.duration(minutes=pl.col("minute"))
+    return (
+        rows.select(
+            pl.col("record").alias(schema.SUBJECT_ID),
+            pl.when(static).then(None).otherwise(time).alias(schema.TIME),
+            code.alias(schema.CODE),
+            pl.when(parameter.is_in(["Gender", "ICUType"])).then(None).otherwise(value).cast(pl.Float32).alias(schema.NUMERIC_VALUE),
+            "row",
+        )
+        .sort(schema.SUBJECT_ID, schema.TIME, "row", nulls_last=False)
+        .drop("row")
+    )
+
+
+def _write_metadata(root: Path, codes: set[str]) -> None:
+    """`metadata/`: what the codes mean, their limits and repairs, and what the dataset is."""
+    (root / schema.METADATA).mkdir()
+    rows = []
+    for code in sorted(codes | VARIABLES.keys() - set(DESCRIPTORS[1:])):
+        variable = VARIABLES.get(code)
+        rows.append(
+            {
+                "code": code,
+                "description": variable.description if variable else code.replace("//", ": ").replace("_", " "),
+                "unit": variable.unit if variable else None,
+                "low": variable.low if variable else None,
+                "high": variable.high if variable else None,
+                "repairs": [repair._asdict() for repair in variable.repairs] if variable else [],
+            }
+        )
+    number = pl.Float64
+    repairs = pl.List(pl.Struct({"low": number, "high": number, "scale": number, "offset": number}))
+    overrides = {"unit": pl.String, "low": number, "high": number, "repairs": repairs}
+    write.write_codes(pl.DataFrame(rows, schema_overrides=overrides), root / schema.CODES_FILE)
+    write.write_dataset_json(root / schema.DATASET_FILE, dataset_name="PhysioNet/CinC Challenge 2012", dataset_version="1.0.0")

@@ -1,0 +1,96 @@
+"""What a store holds: names, types and meaning of its arrays.
+
+N subjects, E timed events, S static features, M samples (one history and its label each). Events are grouped by
+subject and sorted by time; `offset` says where each subject begins. Everything is keyed by subject, never by position in
+the source, so that subjects without timed events take no part in anybody else's.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+META = "meta.json"
+# Types on disk, pinned: another platform reads the same bytes.
+DTYPES: dict[str, str] = {
+    "subject_id": "<i8",
+    "offset": "<i8",
+    "time": "<i8",
+    "code": "<i4",
+    "value": "<f4",
+    "static": "<f4",
+    "sample_subject": "<i8",
+    "sample_time": "<i8",
+    "sample_begin": "<i8",
+    "sample_end": "<i8",
+    "sample_label": "<f4",
+    "sample_split": "|i1",
+}
+SPLIT_CODES = {"train": 0, "tuning": 1, "held_out": 2}
+NO_SPLIT = -1
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays of a store.
+
+    Attributes:
+        subject_id: (N,) ids, ascending.
+        offset: (N + 1,) first event of each subject; the last entry is E.
+        time: (E,) microseconds since 1970.
+        code: (E,) position of the event's code in the vocabulary.
+        value: (E,) normalised value; NaN where the event has none.
+        static: (N, S) static features.
+        sample_subject: (M,) row of the sample's subject in `subject_id`.
+        sample_time: (M,) prediction_time in microseconds since 1970.
+        sample_begin: (M,) first event of the history.
+        sample_end: (M,) one past the last event with time <= prediction_time.
+        sample_label: (M,) 0 or 1; NaN where there is no outcome.
+        sample_split: (M,) see `SPLIT_CODES`; -1 for none.
+    """
+
+    subject_id: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    time: NDArray[np.int64]
+    code: NDArray[np.int32]
+    value: NDArray[np.float32]
+    static: NDArray[np.float32]
+    sample_subject: NDArray[np.int64]
+    sample_time: NDArray[np.int64]
+    sample_begin: NDArray[np.int64]
+    sample_end: NDArray[np.int64]
+    sample_label: NDArray[np.float32]
+    sample_split: NDArray[np.int8]
+
+
+ARRAY_NAMES = tuple(item.name for item in fields(Arrays))
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store.
+
+    Attributes:
+        folder: Where it lies.
+        arrays: Memory maps.
+        codes: Names of the F timed codes; `Arrays.code` counts in them.
+        statics: Names of the S static features.
+        meta: The rest of `meta.json`.
+    """
+
+    folder: Path
+    arrays: Arrays
+    codes: tuple[str, ...]
+    statics: tuple[str, ...]
+    meta: dict[str, Any]
+
+    def samples(self, split: str) -> NDArray[np.int64]:
+        """Sample numbers of one split, ascending."""
+        return np.flatnonzero(self.arrays.sample_split == SPLIT_CODES[split])
+
+    def subjects_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Subject ids of some samples."""
+        ids: NDArray[np.int64] = self.arrays.subject_id[self.arrays.sample_subject[samples]]
+        return ids

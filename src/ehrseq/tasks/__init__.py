@@ -1,0 +1,1 @@
+"""Tasks: labels in the MEDS label schema."""
