@@ -231,3 +231,32 @@ def override_keys() -> Iterator[str]:
                 yield f"{prefix}{name}"
 
     yield from walk(compose(), "")
+
+
+def overlay(base: Settings, overrides: Sequence[str], extra: Path | None, free: Sequence[str]) -> Settings:
+    """The settings of a finished run with a command's overrides on top.
+
+    Args:
+        base: The run's settings.
+        overrides: Hydra override words.
+        extra: A folder of the user's own with more options for the groups.
+        free: The sections that may differ from the run's.
+
+    Raises:
+        ConfigError: If an override touches what the run has fixed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    composed = load_settings(overrides, extra).plain()
+    plain = base.plain()
+    for word in overrides:
+        key = OverridesParser.create().parse_override(word).key_or_group.replace("/", ".")
+        section = key.split(".")[0]
+        if section not in free:
+            raise ConfigError(f"{word}: a finished run has fixed {section}; only {', '.join(free)} may be given with run=")
+        *path, last = key.split(".")
+        source, target = composed, plain
+        for part in path:
+            source, target = source[part], target[part]
+        target[last] = source[last]
+    return check(plain)

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: each raises a one-line `ConfigError` that names argument, value and what is allowed."""
+"""Checks of constructor arguments: each raises a one-line `ConfigError` naming argument, value and what is allowed."""
 
 from collections.abc import Sequence
 

@@ -44,7 +44,7 @@ class GridEmbedding(nn.Module):
         projection: Size of a linear projection of the concatenation; none by default.
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
-        features: Which of "value", "observed", "hours_since" the net sees, in this order.
+        features: Which of "value", "observed", "hours_since" the net sees; always concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -109,4 +109,6 @@ def _check_features(features: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(f"features is {features!r}; allowed is a list of at least one of {', '.join(FEATURES)}")
     for feature in features:
         check_choice("features", feature, FEATURES)
+    if len(set(features)) < len(features):
+        raise ConfigError(f"features is {list(features)!r}; allowed is each of {', '.join(FEATURES)} once")
     return tuple(feature for feature in FEATURES if feature in features)

@@ -113,7 +113,7 @@ class RecurrentEncoder(Encoder):
             if name.startswith("bias"):
                 parameter.zero_()
                 continue
-            for gate in parameter.split(self.hidden_size):
+            for gate in parameter.chunk(parameter.shape[0] // self.hidden_size):
                 if name.startswith("weight_hh"):
                     nn.init.orthogonal_(gate)
                 else:

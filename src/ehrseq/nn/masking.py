@@ -42,9 +42,9 @@ def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
         Weights of the shape of `scores`; float32, or float64 for float64 scores.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    # The lowest finite number instead of -inf: a history without real steps then has finite gradients, not NaN.
-    hidden = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return torch.softmax(hidden, dim=dim).masked_fill(~mask, 0.0)
+    # The lowest finite number instead of -inf: without real steps no NaN arises, not even on the way back.
+    covered = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(covered, dim=dim).masked_fill(~mask, 0.0)
 
 
 def reverse_by_length(x: Tensor, lengths: Tensor) -> Tensor:

@@ -271,5 +271,5 @@ def _write_metadata(root: Path, codes: set[str]) -> None:
     number = pl.Float64
     repairs = pl.List(pl.Struct({"low": number, "high": number, "scale": number, "offset": number}))
     overrides = {"unit": pl.String, "low": number, "high": number, "repairs": repairs}
-    write.write_codes(pl.DataFrame(rows, schema_overrides=overrides), root / schema.CODES_FILE)
+    write.write_codes(pl.DataFrame(rows, schema_overrides=overrides, strict=False), root / schema.CODES_FILE)
     write.write_dataset_json(root / schema.DATASET_FILE, dataset_name="PhysioNet/CinC Challenge 2012", dataset_version="1.0.0")

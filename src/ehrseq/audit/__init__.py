@@ -1,0 +1,1 @@
+"""Audits: checks that prove something about a result."""

@@ -1,0 +1,20 @@
+"""The shuffled-label control."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ehrseq.store import Arrays
+
+
+def permute_labels(arrays: Arrays, seed: int) -> Arrays:
+    """Give each sample the label of another sample of its split, by a seeded permutation.
+
+    Each split keeps its prevalence, so the control faces the same problem in all but the truth.
+    """
+    label = arrays.sample_label.copy()
+    generator = np.random.default_rng([seed, 0x5AFE])
+    for split in np.unique(arrays.sample_split):
+        rows = np.flatnonzero(arrays.sample_split == split)
+        label[rows] = label[generator.permutation(rows)]
+    return replace(arrays, sample_label=label)

@@ -1,0 +1,196 @@
+"""The command line: thin, and quick to answer, since heavy libraries are imported only in the command that needs them."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from ehrseq import __version__
+from ehrseq.errors import EhrseqError
+
+_OVERRIDES = """
+Settings are given as Hydra overrides: `group=option` (model=gru), `key=value` (optim.optimizer.lr=3e-4). `ehrseq config`
+prints the composed settings, `ehrseq config --groups` every group with its options.
+"""
+
+
+def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completion of override words: groups and their options, then keys."""
+    from ehrseq.config.load import groups, override_keys
+
+    key, equals, value = incomplete.partition("=")
+    if equals:
+        return [f"{key}={option}" for option in groups().get(key, []) if option.startswith(value)]
+    return [f"{name}=" for name in override_keys() if name.startswith(incomplete)]
+
+
+def _command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command with settings has, and one clear message for every error a user can mend."""
+
+    @click.argument("overrides", nargs=-1, shell_complete=_complete)
+    @click.option("--config-dir", type=click.Path(path_type=Path), help="A folder of your own with more config options.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @wraps(function)
+    def wrapped(debug: bool, **arguments: Any) -> Any:
+        try:
+            return function(**arguments)
+        except EhrseqError as error:
+            if debug:
+                raise
+            _fail(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+    return wrapped
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ehrseq")
+def main() -> None:
+    """Experiments on clinical event sequences: recurrent nets, honest metrics, explained attention, tracked in MLflow.
+
+    \b
+    Start here:
+      ehrseq train                                          the embedded synthetic data
+      ehrseq train source=physionet2012 source.path=set-a.tar.gz
+      ehrseq train -m model=lstm,gru seed=1,2,3             six runs
+      ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/
+      ehrseq ui                                             look at the results
+
+    \b
+    Change anything with Hydra overrides:
+      ehrseq config --groups                                every group and its options
+      ehrseq config model=gru                               what a run would use
+      ehrseq train model=gru model.encoder.num_layers=2 optim.optimizer.lr=3e-4
+
+    Shell completion: ehrseq completion bash|zsh|fish
+    """
+    # A kill must end a run as killed, not leave it running; SystemExit lets every `finally` do its work.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def prepare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Turn raw files into a MEDS dataset and a store, once; every run shares them."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows import prepare as workflow
+
+    prepared = workflow.run(load_settings(overrides, config_dir))
+    click.echo(f"dataset: {prepared.dataset}\nstore:   {prepared.store}")
+
+
+@main.command(epilog=_OVERRIDES)
+@click.option("-m", "--multirun", is_flag=True, help="Run every combination of comma-separated values.")
+@_command
+def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -> None:
+    """Prepare the data where needed, then train, evaluate, explain and track one model.
+
+    A run that is there already is not made again (force=true does).
+    """
+    from ehrseq.config.load import load_settings
+    from ehrseq.config.sweep import run_sweep
+    from ehrseq.workflows.summary import train_and_tell
+
+    if not multirun:
+        train_and_tell(load_settings(overrides, config_dir))
+        return
+    failures = run_sweep(train_and_tell, overrides, config_dir)
+    if failures:
+        _fail("\n".join([f"{len(failures)} run(s) failed:", *failures]), 1)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def evaluate(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Score a trained run on held-out subjects: metrics with intervals, predictions, figures.
+
+    Name the run with run=<run folder or MLflow run id>, or give the overrides that it was trained with.
+    """
+    from ehrseq.workflows.summary import evaluate_and_tell
+
+    evaluate_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def explain(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Explain a trained run: attention tables, timelines of histories, a heat map of the cohort.
+
+    Name the run with run=<run folder or MLflow run id>, or give the overrides that it was trained with.
+    """
+    from ehrseq.workflows.summary import explain_and_tell
+
+    explain_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def predict(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Score new subjects with a trained run; no labels needed, nothing is fitted anew.
+
+    \b
+    ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/ output=predictions.parquet
+    """
+    from ehrseq.workflows.summary import predict_and_tell
+
+    predict_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@click.option("--groups", "list_groups", is_flag=True, help="List every config group with its options.")
+@_command
+def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: bool) -> None:
+    """Print the composed settings, after checking them; params.yaml is made with this."""
+    from ehrseq.config.load import dump_settings, groups, load_settings
+
+    if list_groups:
+        for group, options in groups(config_dir).items():
+            click.echo(f"{group}: {', '.join(options)}")
+    else:
+        click.echo(dump_settings(load_settings(overrides, config_dir)), nl=False)
+
+
+@main.command(epilog=_OVERRIDES)
+@click.option("--port", default=5000, show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The default is reachable from this machine only.")
+@_command
+def ui(overrides: tuple[str, ...], config_dir: Path | None, port: int, host: str) -> None:
+    """Open the MLflow UI on the runs of this folder (or of tracking.uri=...)."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.tracking.server import ui_command
+
+    command = ui_command(load_settings(overrides, config_dir).tracking.uri, host, port)
+    click.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)", err=True)
+    os.execv(command[0], command)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    bash:  echo 'eval "$(ehrseq completion bash)"' >> ~/.bashrc
+    zsh:   echo 'eval "$(ehrseq completion zsh)"' >> ~/.zshrc
+    fish:  ehrseq completion fish > ~/.config/fish/completions/ehrseq.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "ehrseq", "_EHRSEQ_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The MEDS contract: columns, types, files, splits."""

@@ -1,0 +1,30 @@
+"""The MEDS 0.4 contract: names of columns, folders and files, and the pinned types on disk."""
+
+import pyarrow as pa
+
+MEDS_VERSION = "0.4.1"
+
+DATA, METADATA, LABELS = "data", "metadata", "labels"
+CODES_FILE = "metadata/codes.parquet"
+DATASET_FILE = "metadata/dataset.json"
+
+SUBJECT_ID, TIME, CODE, NUMERIC_VALUE = "subject_id", "time", "code", "numeric_value"
+PREDICTION_TIME, BOOLEAN_VALUE = "prediction_time", "boolean_value"
+
+TRAIN, TUNING, HELD_OUT = "train", "tuning", "held_out"
+
+EVENT_SCHEMA = pa.schema(
+    [
+        pa.field(SUBJECT_ID, pa.int64(), nullable=False),
+        pa.field(TIME, pa.timestamp("us")),
+        pa.field(CODE, pa.string(), nullable=False),
+        pa.field(NUMERIC_VALUE, pa.float32()),
+    ]
+)
+LABEL_SCHEMA = pa.schema(
+    [
+        pa.field(SUBJECT_ID, pa.int64(), nullable=False),
+        pa.field(PREDICTION_TIME, pa.timestamp("us"), nullable=False),
+        pa.field(BOOLEAN_VALUE, pa.bool_(), nullable=False),
+    ]
+)

@@ -1,0 +1,1 @@
+"""Sources: one module each, raw data in, a MEDS dataset out."""

@@ -1,0 +1,48 @@
+"""The local, append-only record of a run's metrics: what MLflow gets is read from here.
+
+A server that is slow, away or dying never touches the training, and nothing is lost: what was not sent is still here.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Metrics of one step, with the time (milliseconds since 1970) at which they were first recorded."""
+
+    step: int
+    timestamp: int
+    values: dict[str, float]
+
+
+class Spool:
+    """Metrics of one run in a JSON-lines file.
+
+    Args:
+        path: The file; made on the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, values: Mapping[str, float], step: int) -> None:
+        """Record metrics durably."""
+        entry = Entry(step, time.time_ns() // 1_000_000, dict(values))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry._asdict()) + "\n")
+
+    def read(self, start: int = 0) -> list[Entry]:
+        """The entries from number `start` on; a line cut short by a kill is left out."""
+        if not self.path.is_file():
+            return []
+        entries = []
+        for line in self.path.read_text(encoding="utf-8").splitlines()[start:]:
+            try:
+                entries.append(Entry(**json.loads(line)))
+            except json.JSONDecodeError:
+                break
+        return entries

@@ -1,0 +1,55 @@
+"""What happens around the training steps: figures handed on, progress shown."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import Callback
+
+from ehrseq.errors import TrainingError
+from ehrseq.training.module import SequenceClassifier
+
+MetricSink = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
+_NAMES = ("train/loss", "tuning/loss", "tuning/auroc", "tuning/auprc")
+
+
+class EpochMetrics(Callback):
+    """Hands each epoch's figures to a sink, once, and stops a training that has gone astray.
+
+    Args:
+        sink: Receives the metrics and the epoch, from 1.
+        report: Prints one line an epoch, where no progress bar does.
+    """
+
+    def __init__(self, sink: MetricSink, report: Callable[[str], None] | None = None) -> None:
+        self.sink = sink
+        self.report = report
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Notes the time."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Hands the figures on.
+
+        Raises:
+            TrainingError: If the loss is not a finite number.
+        """
+        assert isinstance(pl_module, SequenceClassifier)
+        seconds = time.perf_counter() - self._started
+        metrics = {"train/loss": pl_module.train_loss()}
+        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in _NAMES}
+        metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        metrics["epoch_seconds"] = seconds
+        epoch = trainer.current_epoch + 1
+        self.sink(metrics, epoch)
+        if self.report:
+            figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in _NAMES if name in metrics)
+            self.report(f"epoch {epoch:>3}/{trainer.max_epochs}  {figures}  {seconds:.1f} s")
+        loss = metrics["train/loss"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training loss became {loss} in epoch {epoch}; lower optim.optimizer.lr, or set trainer.gradient_clip"
+            )

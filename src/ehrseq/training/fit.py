@@ -1,0 +1,95 @@
+"""One training: trainer, callbacks, best weights."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ehrseq.config.schema import Trainer
+from ehrseq.data.batch import SequenceBatch
+from ehrseq.training.callbacks import EpochMetrics, MetricSink
+from ehrseq.training.module import SequenceClassifier
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of a training.
+
+    Attributes:
+        weights: State of the network in its best epoch, on the CPU.
+        epoch: The best epoch, from 1.
+        epochs: How many epochs were trained.
+        score: The monitored figure in the best epoch.
+    """
+
+    weights: dict[str, Tensor]
+    epoch: int
+    epochs: int
+    score: float
+
+
+def fit(
+    module: SequenceClassifier,
+    train: DataLoader[SequenceBatch],
+    tuning: DataLoader[SequenceBatch],
+    config: Trainer,
+    folder: Path,
+    sink: MetricSink,
+    report: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Train until the monitored figure no longer gets better, and give the best weights.
+
+    Args:
+        module: What is trained; its weights are those of the last epoch afterwards.
+        train: Shuffled batches.
+        tuning: Every tuning sample once.
+        config: How long and on what.
+        folder: Where the checkpoints `best.ckpt` and `last.ckpt` go.
+        sink: Receives the figures of each epoch.
+        report: Prints a line an epoch where there is no terminal for bars.
+
+    Raises:
+        TrainingError: If the loss is no longer finite.
+    """
+    mode = "min" if config.monitor == "tuning/loss" else "max"
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=config.monitor, mode=mode, save_last=True, enable_version_counter=False
+    )
+    bars = sys.stderr.isatty() if config.progress == "auto" else config.progress
+    callbacks: list[Callback] = [best, EpochMetrics(sink, None if bars else report)]
+    if config.patience is not None:
+        callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
+    if bars:
+        callbacks.append(RichProgressBar(leave=False))
+    with warnings.catch_warnings():
+        # Workers do not pay here (see conf/config.yaml), and short epochs are no mistake.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        trainer = lightning.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            precision=config.precision,
+            max_epochs=config.max_epochs,
+            gradient_clip_val=config.gradient_clip,
+            deterministic=config.deterministic,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=bars,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, train, tuning)
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    prefix = "model."
+    weights = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    assert best.best_model_score is not None
+    return Fitted(weights, int(checkpoint["epoch"]) + 1, trainer.current_epoch, float(best.best_model_score))

@@ -1,0 +1,66 @@
+"""Controls that show what a run's result is worth: here, that nothing is learned from permuted labels."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ehrseq.audit.shuffled import permute_labels
+from ehrseq.config.schema import Settings
+from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
+from ehrseq.metrics import evaluate_binary
+from ehrseq.tracking import RunTracker
+from ehrseq.workflows.console import say
+from ehrseq.workflows.evaluate import Metrics, flatten
+from ehrseq.workflows.learn import learn
+from ehrseq.workflows.prepare import Prepared
+from ehrseq.workflows.runs import AUDIT, train_key
+
+CONTROL = "control/shuffled_labels_auroc"
+RESULT = "audit.json"
+
+
+def audit_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
+    """What determines this workflow's output."""
+    return {**train_key(settings, prepared), "evaluate": settings.evaluate.plain()}
+
+
+def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> Metrics:
+    """Train and score the same network on permuted labels.
+
+    Labels are permuted within each split, before anything is learned, and the control is scored against the permuted labels
+    of `held_out`: what it finds there is chance, or a leak of labels through the pipeline.
+
+    Writes `audit/audit.json`.
+    """
+    from ehrseq.data.dataset import HistoryDataset
+    from ehrseq.data.grid import Grid
+    from ehrseq.training import inference
+
+    key = audit_key(settings, prepared)
+    target = folder / AUDIT
+    if not settings.force and is_current(target, key):
+        say(f"audit: {target} is up to date")
+        metrics: Metrics = read_json(target / RESULT)
+        return metrics
+    store = prepared.open()
+    store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
+    with atomic_folder(target) as staging:
+        say("audit: training the control on permuted labels")
+        model, _ = learn(settings, store, staging / "checkpoints", lambda *_: None, say)
+        dataset = HistoryDataset(Grid(store, settings.representation), store.samples(settings.evaluate.split))
+        device = inference.choose_device(settings.trainer.accelerator)
+        scores = inference.score(model, dataset.ordered(settings.loader), device)
+        options = settings.evaluate
+        estimate = evaluate_binary(
+            store.arrays.sample_label[scores.samples],
+            scores.probability,
+            store.subjects_of(scores.samples),
+            replicates=options.replicates,
+            seed=options.seed,
+            level=options.level,
+        )["auroc"]
+        metrics = {CONTROL: {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}}
+        write_json(staging / RESULT, metrics)
+        write_manifest(staging, AUDIT, key)
+    tracker.metrics(flatten(metrics), 0)
+    return metrics

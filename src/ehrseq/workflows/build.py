@@ -1,0 +1,100 @@
+"""The only place that builds what a `_target_` names."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+from hydra.utils import get_object
+
+from ehrseq.config.components import Component, is_allowed
+from ehrseq.config.schema import Model, Optim
+from ehrseq.errors import ConfigError
+from ehrseq.sources.base import Source
+
+T = TypeVar("T")
+
+
+def build(component: Component, key: str, kind: type[T], **given: Any) -> T:
+    """Build one component.
+
+    Args:
+        component: Its class and arguments.
+        key: The config key, for messages.
+        kind: What it must turn out to be.
+        **given: Arguments that come from the data, such as input sizes; those the constructor does not take are left
+            out.
+
+    Raises:
+        ConfigError: If the target is not an allowed class, does not take the arguments, or is not of the kind.
+    """
+    target = resolve(component.target, key)
+    accepted = inspect.signature(target).parameters
+    arguments = {**{name: value for name, value in given.items() if name in accepted}, **component.arguments()}
+    try:
+        built = target(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {component.target} cannot be built: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    if not isinstance(built, kind):
+        raise ConfigError(f"{key}: {component.target} is not a {kind.__name__}")
+    return built
+
+
+def resolve(target: str, key: str) -> type[Any]:
+    """The class that a `_target_` names, if it may be built.
+
+    Raises:
+        ConfigError: If it does not exist, or what it resolves to is not a class of an allowed package. The object is
+            looked at, not only its name: `torch.nn.functional.os.system` is a name in torch and a function of os.
+    """
+    if not is_allowed(target):
+        raise ConfigError(f"{key}: _target_ '{target}' is not in an allowed package")
+    try:
+        found = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"{key}: _target_ '{target}' does not exist ({' '.join(str(error).split())[:200]})") from error
+    if not inspect.isclass(found) or not is_allowed(f"{found.__module__}.{found.__qualname__}"):
+        raise ConfigError(f"{key}: _target_ '{target}' is not a class of an allowed package")
+    return found
+
+
+def build_source(component: Component) -> Source:
+    """The source of the raw data."""
+    return build(component, "source", Source)  # type: ignore[type-abstract]
+
+
+def build_model(config: Model, num_features: int, num_statics: int) -> "Any":
+    """The network, its sizes taken from the data.
+
+    Args:
+        config: The blocks.
+        num_features: F, timed codes of the vocabulary.
+        num_statics: S, static features.
+
+    Returns:
+        A `SequenceModel`.
+    """
+    from torch import nn
+
+    from ehrseq.nn import BinaryHead, Encoder, GridEmbedding, Pooling, SequenceModel
+
+    embedding = build(config.embedding, "model.embedding", GridEmbedding, num_features=num_features, num_statics=num_statics)
+    encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
+    pooling = build(
+        config.pooling,
+        "model.pooling",
+        Pooling,  # type: ignore[type-abstract]
+        input_size=encoder.output_size,
+        bidirectional=encoder.bidirectional,
+    )
+    head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size)
+    model = SequenceModel(embedding, encoder, pooling, head)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:
+    """A factory of the optimiser, which takes the parameters."""
+    return partial(resolve(config.optimizer.target, "optim.optimizer"), **config.optimizer.arguments())

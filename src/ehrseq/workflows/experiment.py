@@ -1,0 +1,85 @@
+"""The whole way, as one tracked run: prepare, train, evaluate, explain, audit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from ehrseq.config.schema import Settings
+from ehrseq.files import is_current, read_json
+from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
+from ehrseq.workflows.console import say
+from ehrseq.workflows.evaluate import Metrics
+from ehrseq.workflows.runs import AUDIT, EVALUATE, EXPLAIN, open_run, run_folder
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment gives.
+
+    Attributes:
+        folder: The run folder.
+        metrics: All figures, with intervals.
+        run_id: The MLflow run, where there is one.
+    """
+
+    folder: Path
+    metrics: Metrics
+    run_id: str | None
+
+
+def run(settings: Settings) -> Experiment:
+    """Prepare the data, then train, evaluate and explain one model; steps that are done already are not done again.
+
+    Raises:
+        EhrseqError: Whatever the user can mend, from any of the steps.
+    """
+    # Importing torch and Lightning takes longer than preparing the data; the two go side by side.
+    Thread(target=_import_early, daemon=True).start()
+    prepared = prepare.run(settings)
+    folder = run_folder(settings, prepared)
+    with track.tracked(settings, folder) as tracker:
+        if is_complete(settings, prepared, folder) and tracker.is_known():
+            return Experiment(folder, read_metrics(folder), tracker.run_id)
+        tracker.start(fresh=not train.is_done(settings, prepared, folder))
+        track.log_setup(tracker, settings, prepared, folder)
+        trained = train.run(settings, prepared, folder, tracker)
+        track.log_training(tracker, trained, prepared)
+        evaluated = evaluate.run(settings, prepared, trained, tracker)
+        track.log_evaluation(tracker, evaluated, settings, prepared)
+        if settings.explain.enabled:
+            track.log_explanation(tracker, explain.run(settings, prepared, trained, tracker), settings, prepared)
+        if settings.audit.shuffled_labels:
+            audit.run(settings, prepared, folder, tracker)
+        metrics = read_metrics(folder)
+        tracker.describe(track.describe(settings, prepared, folder, metrics))
+    return Experiment(folder, metrics, tracker.run_id)
+
+
+def is_complete(settings: Settings, prepared: prepare.Prepared, folder: Path) -> bool:
+    """Whether every step that the settings ask for is done already."""
+    if not train.is_done(settings, prepared, folder):
+        return False
+    trained = open_run(folder)
+    wanted = [(EVALUATE, evaluate.evaluate_key(settings, trained))]
+    if settings.explain.enabled:
+        wanted.append((EXPLAIN, explain.explain_key(settings, trained)))
+    if settings.audit.shuffled_labels:
+        wanted.append((AUDIT, audit.audit_key(settings, prepared)))
+    return all(is_current(folder / name, key) for name, key in wanted)
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """All figures of a finished run."""
+    metrics: Metrics = {}
+    for path in (folder / EVALUATE / evaluate.METRICS, folder / AUDIT / audit.RESULT):
+        if path.is_file():
+            metrics |= read_json(path)
+    return metrics
+
+
+def _import_early() -> None:
+    try:
+        import ehrseq.training.fit
+        import ehrseq.workflows.learn  # noqa: F401
+    except ImportError as error:  # told properly when it is imported for use
+        say(f"{error}")

@@ -1,0 +1,78 @@
+"""The part of a training that the real run and its controls share: settings and a store in, best weights out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehrseq.config.schema import Optim, Settings
+from ehrseq.store import Store
+from ehrseq.workflows.build import build_model, build_optimizer
+
+if TYPE_CHECKING:
+    from ehrseq.nn import SequenceModel
+    from ehrseq.training.callbacks import MetricSink
+    from ehrseq.training.fit import Fitted
+
+
+def learn(
+    settings: Settings,
+    store: Store,
+    folder: Path,
+    sink: "MetricSink",
+    report: Callable[[str], None] | None = None,
+) -> tuple["SequenceModel", "Fitted"]:
+    """Train one network on `train`, watched on `tuning`.
+
+    Args:
+        settings: What and how.
+        store: The data; its labels are what is learned.
+        folder: Where the checkpoints go.
+        sink: Receives each epoch's figures.
+        report: Prints a line an epoch where there are no bars.
+
+    Returns:
+        The network with its best weights, and the facts of the training.
+    """
+    import pytorch_lightning as lightning
+
+    from ehrseq.data.dataset import HistoryDataset
+    from ehrseq.data.grid import Grid
+    from ehrseq.training.fit import fit
+    from ehrseq.training.inference import choose_device
+    from ehrseq.training.module import SequenceClassifier
+
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    grid = Grid(store, settings.representation)
+    train, tuning = (HistoryDataset(grid, store.samples(split)) for split in ("train", "tuning"))
+    model: SequenceModel = build_model(settings.model, len(store.codes), len(store.statics))
+    module = SequenceClassifier(
+        model,
+        build_optimizer(settings.optim),
+        settings.optim.schedule,
+        settings.optim.warmup_epochs,
+        positive_weight(settings.optim, train.targets()),
+    )
+    pin = choose_device(settings.trainer.accelerator).type == "cuda"
+    fitted = fit(
+        module,
+        train.shuffled(settings.loader, settings.seed, pin),
+        tuning.ordered(settings.loader, pin),
+        settings.trainer,
+        folder,
+        sink,
+        report,
+    )
+    model.load_state_dict(fitted.weights)
+    return model.cpu().eval(), fitted
+
+
+def positive_weight(config: Optim, targets: NDArray[np.float32]) -> float:
+    """Weight of a positive in the loss: 1, what balances the classes of `train`, or the number given."""
+    if config.class_weight == "none":
+        return 1.0
+    if config.class_weight == "balanced":
+        return float((targets == 0).sum() / (targets == 1).sum())
+    return float(config.class_weight)

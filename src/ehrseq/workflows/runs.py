@@ -1,0 +1,126 @@
+"""Run folders: where they are, what is in them, how a run is found again."""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ehrseq.config.load import read_settings
+from ehrseq.config.schema import Settings
+from ehrseq.errors import RunError
+from ehrseq.files import digest_file, digest_json, read_json, read_manifest
+from ehrseq.preprocess import Preprocessor
+from ehrseq.tracking import describe_run_id
+from ehrseq.workflows.build import build_model
+from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
+
+if TYPE_CHECKING:
+    from ehrseq.nn import SequenceModel
+
+TRAIN, EVALUATE, EXPLAIN, AUDIT = "train", "evaluate", "explain", "audit"
+CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
+    """What determines a training: the store and every setting that touches the weights."""
+    parts = (settings.representation, settings.model, settings.optim, settings.trainer, settings.loader)
+    plain = [part.plain() for part in parts]
+    plain[3].pop("progress")
+    return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
+
+
+def run_folder(settings: Settings, prepared: Prepared) -> Path:
+    """The folder of the run that these settings describe."""
+    source = prepared.dataset.name.rpartition("-")[0]
+    name = f"{source}-{settings.task.name}-{settings.model.name}-{digest_json(train_key(settings, prepared))[:8]}"
+    return Path(settings.paths.runs) / name
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training.
+
+    Attributes:
+        folder: The run folder.
+        settings: What it was trained with.
+        key: The key in its manifest.
+        weights_digest: Digest of the weights.
+    """
+
+    folder: Path
+    settings: Settings
+    key: dict[str, Any]
+    weights_digest: str
+
+    def preprocessor(self) -> Preprocessor:
+        """The preprocessing that was fitted for this run."""
+        return Preprocessor.from_json(read_json(self.folder / TRAIN / PREPROCESSOR))
+
+    def model(self) -> "SequenceModel":
+        """The network with its best weights."""
+        from safetensors.torch import load_file
+
+        preprocessor = self.preprocessor()
+        model: SequenceModel = build_model(
+            self.settings.model, len(preprocessor.codes), len(preprocessor.static_features)
+        )
+        model.load_state_dict(load_file(self.folder / TRAIN / WEIGHTS))
+        return model.eval()
+
+
+def open_run(folder: Path) -> TrainedRun:
+    """Open a run folder.
+
+    Raises:
+        RunError: If it holds no finished training, or its weights were changed since.
+    """
+    # The folder `train/` inside a run folder is what people see in it: take that for the run as well.
+    if folder.name == TRAIN and (folder / WEIGHTS).is_file():
+        folder = folder.parent
+    manifest = read_manifest(folder / TRAIN)
+    if manifest is None:
+        raise RunError(f"{folder} is not a run folder with a finished training (no {TRAIN}/manifest.json)")
+    weights = folder / TRAIN / WEIGHTS
+    digest = digest_file(weights) if weights.is_file() else "missing"
+    if digest != manifest["files"].get(WEIGHTS):
+        raise RunError(f"{weights} is not what the training wrote (digest {digest[:16]}); train again")
+    return TrainedRun(folder, read_settings(folder / TRAIN / CONFIG), manifest["key"], digest)
+
+
+def find_run(reference: str, settings: Settings) -> TrainedRun:
+    """A run by its folder or its MLflow run id.
+
+    Args:
+        reference: What stands after `run=`.
+        settings: For `paths.runs` and `tracking.uri`.
+
+    Raises:
+        RunError: If there is no such run.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return open_run(path)
+    if not _MLFLOW_ID.fullmatch(reference):
+        raise RunError(f"run={reference}: no such folder, and not an MLflow run id (32 hexadecimal digits)")
+    for state in sorted(Path(settings.paths.runs).glob("*/tracking/run.json")):
+        folder = state.parent.parent
+        if (describe_run_id(folder) or {}).get("run_id") == reference:
+            return open_run(folder)
+    return _fetch(reference, settings.tracking.uri)
+
+
+def _fetch(run_id: str, uri: str) -> TrainedRun:
+    """Bring a run's model from MLflow, for people who do not have the run folder."""
+    from ehrseq.tracking.client import download_artifacts
+
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise RunError(f"run={run_id}: no run folder here has this id, and there is no {uri} (config key tracking.uri)")
+    target = Path(tempfile.mkdtemp(prefix="ehrseq-run-"))
+    try:
+        download_artifacts(uri, run_id, TRAIN, target)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"run={run_id}: not found in {uri} (config key tracking.uri): {reason}") from error
+    return open_run(target)

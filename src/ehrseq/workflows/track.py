@@ -1,0 +1,175 @@
+"""What a run shows in MLflow: parameters, tags, files, tables, and the text at the top of its page.
+
+No subject identifier, prediction time or raw value goes there unless `tracking.individuals` is true: tables of single
+histories carry a keyed hash instead, whose key stays in the data folder.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehrseq.config.schema import Settings
+from ehrseq.files import atomic_file, read_json, read_manifest
+from ehrseq.tracking import RunTracker
+from ehrseq.workflows import evaluate, explain
+from ehrseq.workflows.console import say
+from ehrseq.workflows.prepare import REPORT, Prepared
+from ehrseq.workflows.runs import AUDIT, CONFIG, EVALUATE, EXPLAIN, TRAIN, TrainedRun
+from ehrseq.workflows.train import ENVIRONMENT
+
+_TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table is an artifact beside it
+
+
+@contextmanager
+def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
+    """A tracker that is finished with the right status, however the block ends."""
+    tracker = RunTracker(folder, settings.tracking, folder.name, say)
+    try:
+        yield tracker
+    except Exception:
+        tracker.finish("FAILED")
+        raise
+    except BaseException:  # an interrupt or a signal
+        tracker.finish("KILLED")
+        raise
+    tracker.finish("FINISHED")
+
+
+def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
+    """Parameters, tags and data digests, before training starts."""
+    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
+    tracker.params(dict(_flat(plain)))
+    tracker.tags(
+        {
+            "ehrseq.run_folder": str(folder),
+            "ehrseq.source": prepared.dataset.name.rpartition("-")[0],
+            "ehrseq.task": settings.task.name,
+            "ehrseq.model": settings.model.name,
+            "ehrseq.data_digest": prepared.data_digest,
+            "ehrseq.store_digest": prepared.digest,
+        }
+    )
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -> None:
+    """The model, its settings and environment, and the data report."""
+    folder = trained.folder / TRAIN
+    # Everything `ehrseq predict run=<MLflow run id>` needs; checkpoints stay in the run folder.
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    tracker.artifacts({f"{TRAIN}/{path.name}": path for path in files} | {f"data/{REPORT}": prepared.store / REPORT})
+    git = read_json(folder / ENVIRONMENT)["git"]
+    tags = {"ehrseq.weights_digest": trained.weights_digest[:16]}
+    if git:
+        tags |= {"mlflow.source.git.commit": git["commit"], "ehrseq.git_changed": str(git["changed"]).lower()}
+    tracker.tags(tags)
+
+
+def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings: Settings, prepared: Prepared) -> None:
+    """Figures, metrics.json and predictions."""
+    folder = evaluated.folder
+    tracker.artifacts({f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]})
+    _log_table(tracker, pl.read_parquet(folder / evaluate.PREDICTIONS), f"{EVALUATE}/predictions", settings, prepared)
+    names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
+    columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
+    tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
+
+
+def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings, prepared: Prepared) -> None:
+    """Heat map, timelines and the attention table."""
+    folder = explained.folder
+    files = [*sorted(folder.glob("*.png")), folder / explain.COHORT]
+    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files})
+    _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings, prepared)
+
+
+def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings, prepared: Prepared) -> None:
+    """A table of single histories: whole as parquet, its beginning as a table on the page."""
+    if not settings.tracking.individuals:
+        frame = pseudonymise(frame, Path(settings.paths.data))
+    with TemporaryDirectory(prefix="ehrseq-track-") as folder:
+        file = Path(folder) / f"{path.rpartition('/')[2]}.parquet"
+        frame.write_parquet(file)
+        tracker.artifacts({f"{path}.parquet": file})
+        head = frame.head(_TABLE_ROWS).with_columns(pl.selectors.temporal().cast(pl.String))
+        tracker.table(head.to_dict(as_series=False), f"{path}_table.json")
+        tracker.wait()  # the file lives no longer than this block
+
+
+def pseudonymise(frame: pl.DataFrame, data: Path) -> pl.DataFrame:
+    """Put a keyed hash of subject and prediction time, `history`, in their place (BLAKE2b, 64 bits).
+
+    The key is made once for each data folder and never leaves it; without it the hashes tell nothing.
+    """
+    key_file = data / "pseudonym.key"
+    if not key_file.is_file():
+        with atomic_file(key_file) as staging:
+            staging.write_bytes(secrets.token_bytes(32))
+            staging.chmod(0o600)
+    key = key_file.read_bytes()
+    columns = ["subject_id", "prediction_time"]
+    histories = frame.select(columns).unique(maintain_order=True)
+    names = [hashlib.blake2b(repr(row).encode(), digest_size=8, key=key).hexdigest() for row in histories.iter_rows()]
+    hashed = histories.with_columns(pl.Series("history", names))
+    rest = [name for name in frame.columns if name not in columns]
+    # Sorted by the hash: the order of the rows must not give the order of the identifiers away.
+    order = pl.Series("_order", np.arange(frame.height))
+    joined = frame.with_columns(order).join(hashed, on=columns, how="left").sort("history", "_order")
+    return joined.select("history", *rest)
+
+
+def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: evaluate.Metrics) -> str:
+    """The text at the top of the run's page, in Markdown."""
+    split = settings.evaluate.split
+    counts = (read_manifest(prepared.store) or {}).get("splits", {})
+    training = read_manifest(folder / TRAIN) or {}
+    lines = [
+        f"## {settings.model.name} on {prepared.dataset.name.rpartition('-')[0]}, {settings.task.name}",
+        "",
+        f"| metric ({split}) | value | {settings.evaluate.level:.0%} interval |",
+        "| --- | --- | --- |",
+    ]
+    for name, estimate in metrics.items():
+        lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
+    sizes = ", ".join(f"{name} {part['samples']:,} ({part['positive']:,} positive)" for name, part in counts.items())
+    lines += [
+        "",
+        f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",
+        "",
+        f"**Training** best epoch {training.get('best_epoch')} of {training.get('epochs')} by {training.get('monitor')}, "
+        f"seed {settings.seed}",
+        "",
+        "**Figures** `evaluate/roc.png`, `evaluate/precision_recall.png`, `evaluate/calibration.png`, "
+        "`explain/cohort_attention.png`, `explain/timeline_*.png`",
+        "",
+        "**Tables** `evaluate/predictions_table.json`, `explain/attention_table.json`, `data/report.csv` (what was cleaned)",
+        "",
+        f"**Again** all settings are in `{TRAIN}/{CONFIG}`, packages and code version in `{TRAIN}/{ENVIRONMENT}`; "
+        f"run folder `{folder}`" + (f"; control in `{AUDIT}/`" if settings.audit.shuffled_labels else ""),
+    ]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """A figure for people; an undefined one says so."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def interval(estimate: Mapping[str, float | None]) -> str:
+    """An interval for people."""
+    low, high = estimate["ci_low"], estimate["ci_high"]
+    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"

@@ -1,0 +1,68 @@
+"""From a store to trained weights."""
+
+from pathlib import Path
+
+import polars as pl
+
+from ehrseq.config.load import dump_settings
+from ehrseq.config.schema import Settings
+from ehrseq.files import atomic_folder, is_current, write_json, write_manifest
+from ehrseq.tracking import RunTracker
+from ehrseq.workflows.console import say
+from ehrseq.workflows.environment import environment
+from ehrseq.workflows.learn import learn
+from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
+from ehrseq.workflows.runs import CONFIG, TRAIN, WEIGHTS, TrainedRun, open_run, train_key
+
+HISTORY, ENVIRONMENT = "history.csv", "environment.json"
+
+
+def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
+    """Whether the run folder holds this very training."""
+    return not settings.force and is_current(folder / TRAIN, train_key(settings, prepared))
+
+
+def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> TrainedRun:
+    """Train, or find the training done.
+
+    Writes `train/`: weights (safetensors), Lightning checkpoints, settings, fitted preprocessing, history of the figures,
+    environment.
+
+    Args:
+        settings: What and how.
+        prepared: The data.
+        folder: The run folder.
+        tracker: Receives each epoch's figures.
+
+    Raises:
+        TrainingError: If the loss is no longer finite.
+        ConfigError: If a block cannot be built.
+    """
+    from safetensors.torch import save_file
+
+    if is_done(settings, prepared, folder):
+        say(f"train: {folder / TRAIN} is up to date")
+        return open_run(folder)
+    history: list[dict[str, float]] = []
+
+    def sink(metrics: dict[str, float], epoch: int) -> None:
+        tracker.metrics(metrics, epoch)
+        # Seconds are for the eye; what is written must be the same in every repetition.
+        history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
+
+    with atomic_folder(folder / TRAIN) as staging:
+        model, fitted = learn(settings, prepared.open(), staging / "checkpoints", sink, say)
+        save_file(model.state_dict(), staging / WEIGHTS)
+        (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
+        write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
+        pl.DataFrame(history).write_csv(staging / HISTORY)
+        write_json(staging / ENVIRONMENT, environment())
+        facts = {"best_epoch": fitted.epoch, "epochs": fitted.epochs, "monitor": settings.trainer.monitor}
+        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=fitted.score)
+    say(f"train: best epoch {fitted.epoch} of {fitted.epochs}, {settings.trainer.monitor} {fitted.score:.4f}")
+    return open_run(folder)
+
+
+def portable(settings: Settings) -> Settings:
+    """The settings without what belongs to one command only."""
+    return settings.model_copy(update={"run": None, "output": None, "force": False})

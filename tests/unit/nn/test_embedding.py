@@ -1,0 +1,105 @@
+from math import log1p
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ehrseq.errors import ConfigError
+from ehrseq.nn import GridEmbedding
+
+B, T, F, S = 2, 3, 4, 2
+
+
+@pytest.fixture(name="inputs")
+def grid_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(B, T, F), (torch.rand(B, T, F) < 0.5).float(), torch.rand(B, T, F) * 100, torch.randn(B, S)
+
+
+def test_a_step_is_values_observed_ages_and_statics_side_by_side(inputs: tuple[Tensor, ...]) -> None:
+    values, observed, hours, statics = inputs
+    embedding = GridEmbedding(F, S)
+    steps = embedding(*inputs)
+    assert steps.shape == (B, T, embedding.output_size) == (B, T, 3 * F + S)
+    for b in range(B):
+        for t in range(T):
+            ages = [log1p(h) / log1p(24) for h in hours[b, t].tolist()]
+            expected = [*values[b, t].tolist(), *observed[b, t].tolist(), *ages, *statics[b].tolist()]
+            assert steps[b, t].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ages_grow_to_a_bound() -> None:
+    hours = torch.tensor([-1.0, 0.0, 1.0, 24.0, 48.0, 720.0, 1e6, float("inf")]).view(1, -1, 1)
+    nothing = torch.zeros_like(hours)
+    ages = GridEmbedding(1, 0, features=["hours_since"])(nothing, nothing, hours, torch.zeros(1, 0)).flatten()
+    bound = log1p(720) / log1p(24)
+    assert ages.tolist() == pytest.approx(
+        [0, 0, log1p(1) / log1p(24), 1, log1p(48) / log1p(24), bound, bound, bound], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "blocks"),
+    [
+        (["value"], [0]),
+        (["observed"], [1]),
+        (["hours_since"], [2]),
+        (["value", "observed"], [0, 1]),
+        (["hours_since", "value"], [0, 2]),
+    ],
+)
+def test_chosen_features_are_blocks_of_the_whole(
+    inputs: tuple[Tensor, ...], features: list[str], blocks: list[int]
+) -> None:
+    embedding = GridEmbedding(F, S, statics="none", features=features)
+    whole = GridEmbedding(F, S)(*inputs).split([F, F, F, S], dim=-1)
+    assert embedding.output_size == F * len(blocks)
+    assert torch.equal(embedding(*inputs), torch.cat([whole[block] for block in blocks], dim=-1))
+
+
+def test_observed_may_be_boolean(inputs: tuple[Tensor, ...]) -> None:
+    values, observed, hours, statics = inputs
+    embedding = GridEmbedding(F, S)
+    assert torch.equal(embedding(values, observed.bool(), hours, statics), embedding(*inputs))
+
+
+def test_projection_is_a_linear_map_of_the_concatenation(inputs: tuple[Tensor, ...]) -> None:
+    embedding = GridEmbedding(F, S, projection=5)
+    assert embedding.output_size == 5
+    assert embedding.linear is not None
+    expected = GridEmbedding(F, S)(*inputs) @ embedding.linear.weight.T + embedding.linear.bias
+    assert torch.allclose(embedding(*inputs), expected, atol=1e-6)
+
+
+def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
+    embedding = GridEmbedding(F, S, dropout=0.5)
+    whole = GridEmbedding(F, S)(*inputs)
+    dropped = embedding(*inputs)
+    assert (dropped[whole != 0] == 0).float().mean() > 0.2
+    assert torch.allclose(dropped[dropped != 0], 2 * whole[dropped != 0])
+    assert torch.equal(embedding.eval()(*inputs), whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_features": 0}, "num_features is 0; allowed are whole numbers from 1 up"),
+        ({"num_statics": -1}, "num_statics is -1; allowed are whole numbers from 0 up"),
+        ({"projection": 0}, "projection is 0; allowed are whole numbers from 1 up"),
+        ({"dropout": 1.0}, "dropout is 1.0; allowed are numbers from 0 up to, but not including, 1"),
+        ({"statics": "step"}, "statics is 'step'; allowed are 'steps', 'none' (did you mean 'steps'?)"),
+        ({"features": []}, "features is []; allowed is a list of at least one of value, observed, hours_since"),
+        ({"features": "value"}, "features is 'value'; allowed is a list of at least one of"),
+        (
+            {"features": ["values"]},
+            "features is 'values'; allowed are 'value', 'observed', 'hours_since' (did you mean",
+        ),
+        ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, observed, hours"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        GridEmbedding(**({"num_features": F, "num_statics": S} | arguments))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
