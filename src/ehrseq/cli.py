@@ -99,11 +99,17 @@ def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -
     A run that is there already is not made again (force=true does).
     """
     from ehrseq.config.load import load_settings
-    from ehrseq.config.sweep import run_sweep
+    from ehrseq.config.sweep import check_sweep, run_sweep
+
+    # A misspelt word is told at once, before anything heavy is imported.
+    settings = None if multirun else load_settings(overrides, config_dir)
+    if multirun:
+        check_sweep(overrides, config_dir)
+
     from ehrseq.workflows.summary import train_and_tell
 
-    if not multirun:
-        train_and_tell(load_settings(overrides, config_dir))
+    if settings is not None:
+        train_and_tell(settings)
         return
     failures = run_sweep(train_and_tell, overrides, config_dir)
     if failures:

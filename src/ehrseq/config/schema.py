@@ -113,6 +113,7 @@ class Loader(Section):
     batch_size: PositiveInt
     eval_batch_size: PositiveInt
     num_workers: NonNegativeInt
+    cache_gib: Annotated[float, Field(ge=0)]
 
 
 class Evaluate(Section):

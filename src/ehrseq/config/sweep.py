@@ -19,15 +19,11 @@ def run_sweep(task: Callable[[Settings], None], overrides: Sequence[str], extra:
 
     Returns:
         A line on each configuration that failed.
-
-    Raises:
-        ConfigError: If any configuration is wrong; then none is run.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    _check_all(overrides, extra)
     failures: list[str] = []
 
     def job(config: DictConfig) -> None:
@@ -52,8 +48,12 @@ def run_sweep(task: Callable[[Settings], None], overrides: Sequence[str], extra:
     return failures
 
 
-def _check_all(overrides: Sequence[str], extra: Path | None) -> None:
-    """Check every value of every override before the first run starts, each with the others at their first value."""
+def check_sweep(overrides: Sequence[str], extra: Path | None = None) -> None:
+    """Check every value of every override before the first run starts, each with the others at their first value.
+
+    Raises:
+        ConfigError: If any is wrong.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -1,10 +1,13 @@
 """The batch: frozen, documented, and checked when it is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_STEPPED = ("values", "observed", "hours_since")  # what has a dimension of steps
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,28 @@ class SequenceBatch:
     def steps(self) -> int:
         """The number T of steps, padding included."""
         return self.values.shape[1]
+
+    def select(self, rows: Tensor, steps: int) -> "SequenceBatch":
+        """Some histories, without padding beyond `steps`.
+
+        Args:
+            rows: (B',) positions.
+            steps: The longest length among them.
+        """
+        chosen = {item.name: getattr(self, item.name).index_select(0, rows) for item in fields(self)}
+        return SequenceBatch(**{name: part[:, :steps] if name in _STEPPED else part for name, part in chosen.items()})
+
+    @classmethod
+    def concatenate(cls, batches: Sequence["SequenceBatch"]) -> "SequenceBatch":
+        """All histories of several batches, padded to the longest."""
+        steps = max(batch.steps for batch in batches)
+        joined = {}
+        for item in fields(cls):
+            parts = [getattr(batch, item.name) for batch in batches]
+            if item.name in _STEPPED:
+                parts = [functional.pad(part, (0, 0, 0, steps - part.shape[1])) for part in parts]
+            joined[item.name] = torch.cat(parts)
+        return cls(**joined)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "SequenceBatch":
         return SequenceBatch(**{item.name: function(getattr(self, item.name)) for item in fields(self)})

@@ -1,6 +1,7 @@
 """The histories of one split, served a batch at a time."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -9,24 +10,40 @@ from ehrseq.data.batch import SequenceBatch
 from ehrseq.data.grid import Grid
 from ehrseq.data.sampler import OrderedBatches, ShuffledBatches
 
+_BYTES_A_CELL = 3 * 4  # value, observed, hours since
+_CHUNK = 512  # histories cut at once when all are kept
+
 
 class HistoryDataset(Dataset[SequenceBatch]):
     """Some samples of a store.
 
     An index is an array of positions, and what it gives is a finished batch: there is no Python work a sample.
+
+    Args:
+        grid: Cuts histories out of the store.
+        samples: (M,) sample numbers.
+        cache_gib: If all histories fit into this much memory, each is cut once and kept; batches are the same either way.
     """
 
-    def __init__(self, grid: Grid, samples: NDArray[np.int64]) -> None:
+    def __init__(self, grid: Grid, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:
         self.grid = grid
         self.samples = samples
         self.lengths = grid.lengths(samples)
+        cells = len(samples) * int(self.lengths.max(initial=0)) * grid.features
+        self._cached = cells * _BYTES_A_CELL <= cache_gib * 2**30
+        self._whole: SequenceBatch | None = None
 
     def __len__(self) -> int:
         """The number of samples."""
         return len(self.samples)
 
     def __getitem__(self, positions: NDArray[np.int64]) -> SequenceBatch:
-        return self.grid.cut(self.samples[positions])
+        if not self._cached:
+            return self.grid.cut(self.samples[positions])
+        if self._whole is None:
+            parts = [self.samples[start : start + _CHUNK] for start in range(0, len(self.samples), _CHUNK)]
+            self._whole = SequenceBatch.concatenate([self.grid.cut(part) for part in parts])
+        return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
 
     def targets(self) -> NDArray[np.float32]:
         """The labels, (M,)."""

@@ -1,5 +1,6 @@
 """One training: trainer, callbacks, best weights."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -68,7 +69,12 @@ def fit(
         callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
     if bars:
         callbacks.append(RichProgressBar(leave=False))
+    # Lightning's own notes (which devices there are, tips, advertisements) say nothing about the experiment.
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         # Workers do not pay here (see conf/config.yaml), and short epochs are no mistake.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")

@@ -3,9 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
-
-from hydra.utils import get_object
 
 from ehrseq.config.components import Component, is_allowed
 from ehrseq.config.schema import Model, Optim
@@ -51,10 +50,11 @@ def resolve(target: str, key: str) -> type[Any]:
     """
     if not is_allowed(target):
         raise ConfigError(f"{key}: _target_ '{target}' is not in an allowed package")
+    module, _, name = target.rpartition(".")
     try:
-        found = get_object(target)
-    except Exception as error:
-        raise ConfigError(f"{key}: _target_ '{target}' does not exist ({' '.join(str(error).split())[:200]})") from error
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}: _target_ '{target}' does not exist: {error}") from error
     if not inspect.isclass(found) or not is_allowed(f"{found.__module__}.{found.__qualname__}"):
         raise ConfigError(f"{key}: _target_ '{target}' is not a class of an allowed package")
     return found

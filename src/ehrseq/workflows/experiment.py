@@ -1,5 +1,6 @@
 """The whole way, as one tracked run: prepare, train, evaluate, explain, audit."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -7,7 +8,6 @@ from threading import Thread
 from ehrseq.config.schema import Settings
 from ehrseq.files import is_current, read_json
 from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
-from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.runs import AUDIT, EVALUATE, EXPLAIN, open_run, run_folder
 
@@ -34,8 +34,11 @@ def run(settings: Settings) -> Experiment:
         EhrseqError: Whatever the user can mend, from any of the steps.
     """
     # Importing torch and Lightning takes longer than preparing the data; the two go side by side.
-    Thread(target=_import_early, daemon=True).start()
+    importing = Thread(target=_import_early, daemon=True)
+    importing.start()
     prepared = prepare.run(settings)
+    # Two threads in the same circular imports would see half of a module.
+    importing.join()
     folder = run_folder(settings, prepared)
     with track.tracked(settings, folder) as tracker:
         if is_complete(settings, prepared, folder) and tracker.is_known():
@@ -78,8 +81,5 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def _import_early() -> None:
-    try:
-        import ehrseq.training.fit
-        import ehrseq.workflows.learn  # noqa: F401
-    except ImportError as error:  # told properly when it is imported for use
-        say(f"{error}")
+    with suppress(ImportError):  # told properly when it is imported for use
+        import ehrseq.training.fit  # noqa: F401

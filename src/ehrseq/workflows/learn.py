@@ -46,7 +46,8 @@ def learn(
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     grid = Grid(store, settings.representation)
-    train, tuning = (HistoryDataset(grid, store.samples(split)) for split in ("train", "tuning"))
+    cache = settings.loader.cache_gib / 2
+    train, tuning = (HistoryDataset(grid, store.samples(split), cache) for split in ("train", "tuning"))
     model: SequenceModel = build_model(settings.model, len(store.codes), len(store.statics))
     module = SequenceClassifier(
         model,

@@ -1,0 +1,26 @@
+"""Metrics of predictions: pure functions, and intervals by subject. Nothing here imports torch or matplotlib."""
+
+from ehrseq.metrics.binary import (
+    auroc,
+    average_precision,
+    brier,
+    ece,
+    log_loss,
+    precision_recall_curve,
+    reliability_curve,
+    roc_curve,
+)
+from ehrseq.metrics.intervals import Estimate, evaluate_binary
+
+__all__ = [
+    "Estimate",
+    "auroc",
+    "average_precision",
+    "brier",
+    "ece",
+    "evaluate_binary",
+    "log_loss",
+    "precision_recall_curve",
+    "reliability_curve",
+    "roc_curve",
+]
