@@ -1,4 +1,4 @@
-"""The command line: thin, and quick to answer, since heavy libraries are imported only in the command that needs them."""
+"""The command line: thin, and quick to answer, since heavy libraries are imported only where they are needed."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from ehrseq import __version__
 from ehrseq.errors import EhrseqError
 
 _OVERRIDES = """
-Settings are given as Hydra overrides: `group=option` (model=gru), `key=value` (optim.optimizer.lr=3e-4). `ehrseq config`
-prints the composed settings, `ehrseq config --groups` every group with its options.
+Settings are given as Hydra overrides: `group=option` (model=gru), `key=value` (optim.optimizer.lr=3e-4). `ehrseq
+config` prints the composed settings, `ehrseq config --groups` every group with its options.
 """
 
 
@@ -33,7 +33,9 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every command with settings has, and one clear message for every error a user can mend."""
 
     @click.argument("overrides", nargs=-1, shell_complete=_complete)
-    @click.option("--config-dir", type=click.Path(path_type=Path), help="A folder of your own with more config options.")
+    @click.option(
+        "--config-dir", type=click.Path(path_type=Path), help="A folder of your own with more config options."
+    )
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @wraps(function)
     def wrapped(debug: bool, **arguments: Any) -> Any:
@@ -57,7 +59,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ehrseq")
 def main() -> None:
-    """Experiments on clinical event sequences: recurrent nets, honest metrics, explained attention, tracked in MLflow.
+    r"""Experiments on clinical event sequences: recurrent nets, honest metrics, explained attention, tracked in MLflow.
 
     \b
     Start here:
@@ -143,7 +145,7 @@ def explain(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 @main.command(epilog=_OVERRIDES)
 @_command
 def predict(overrides: tuple[str, ...], config_dir: Path | None) -> None:
-    """Score new subjects with a trained run; no labels needed, nothing is fitted anew.
+    r"""Score new subjects with a trained run; no labels needed, nothing is fitted anew.
 
     \b
     ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/ output=predictions.parquet
@@ -184,7 +186,7 @@ def ui(overrides: tuple[str, ...], config_dir: Path | None, port: int, host: str
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    r"""Print the completion script of a shell.
 
     \b
     bash:  echo 'eval "$(ehrseq completion bash)"' >> ~/.bashrc

@@ -60,7 +60,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise EhrseqError(f"{path} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EhrseqError(f"{path} is not valid JSON ({error}); it was changed or cut short after it was written") from error
+        raise EhrseqError(
+            f"{path} is not valid JSON ({error}); it was changed or cut short after it was written"
+        ) from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

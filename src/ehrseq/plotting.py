@@ -48,7 +48,7 @@ def new_figure(path: Path, width: float = 6.0, height: float = 4.5) -> Iterator[
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         # No creation date or software version: the same figure is the same bytes.

@@ -253,7 +253,9 @@ def overlay(base: Settings, overrides: Sequence[str], extra: Path | None, free: 
         key = OverridesParser.create().parse_override(word).key_or_group.replace("/", ".")
         section = key.split(".")[0]
         if section not in free:
-            raise ConfigError(f"{word}: a finished run has fixed {section}; only {', '.join(free)} may be given with run=")
+            raise ConfigError(
+                f"{word}: a finished run has fixed {section}; only {', '.join(free)} may be given with run="
+            )
         *path, last = key.split(".")
         source, target = composed, plain
         for part in path:

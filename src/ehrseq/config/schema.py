@@ -1,6 +1,7 @@
 """The schema of a run's configuration: frozen, no unknown keys, ranges checked.
 
-Values come from the YAML files in `conf/`; this module holds no defaults of its own, so that there is one place to look.
+Values come from the YAML files in `conf/`; this module holds no defaults of its own, so that there is one place to
+look.
 """
 
 from typing import Annotated, Any, Literal

@@ -15,7 +15,8 @@ class SequenceBatch:
     """B histories, padded at the end to the T steps of the longest.
 
     Attributes:
-        values: (B, T, F) float32, normalised; the last value seen up to this step, 0 (the train median) before the first.
+        values: (B, T, F) float32, normalised; the last value seen up to this step, 0 (the train median) before the
+        first.
         observed: (B, T, F) float32, 1 where the value was measured in this very step.
         hours_since: (B, T, F) float32, hours from the last measurement to the end of the step; before the first
             measurement, hours since the first step began.
@@ -38,7 +39,9 @@ class SequenceBatch:
             raise ValueError(f"values has shape {tuple(self.values.shape)}, expected (B, T, F)")
         for name in ("observed", "hours_since"):
             if getattr(self, name).shape != self.values.shape:
-                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, values {tuple(self.values.shape)}")
+                raise ValueError(
+                    f"{name} has shape {tuple(getattr(self, name).shape)}, values {tuple(self.values.shape)}"
+                )
         if self.statics.ndim != 2:
             raise ValueError(f"statics has shape {tuple(self.statics.shape)}, expected (B, S)")
         for name in ("statics", "lengths", "targets", "samples"):

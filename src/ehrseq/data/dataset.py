@@ -22,7 +22,8 @@ class HistoryDataset(Dataset[SequenceBatch]):
     Args:
         grid: Cuts histories out of the store.
         samples: (M,) sample numbers.
-        cache_gib: If all histories fit into this much memory, each is cut once and kept; batches are the same either way.
+        cache_gib: If all histories fit into this much memory, each is cut once and kept; batches are the same either
+        way.
     """
 
     def __init__(self, grid: Grid, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:

@@ -15,8 +15,10 @@ class Grid:
     """Cuts histories out of a store and bins them.
 
     With bins of w hours, step T - 1 - k of a history holds the events whose age at prediction_time lies in
-    (k w, (k + 1) w]; an event at prediction_time itself belongs to the last step. A history has as many steps as its first
-    event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as last seen.
+    (k w, (k + 1) w]; an event at prediction_time itself belongs to the last step. A history has as many steps as its
+    first
+    event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as last
+    seen.
     """
 
     def __init__(self, store: Store, config: Representation) -> None:

@@ -1,6 +1,7 @@
 """Which histories make which batch: a pure function of (seed, epoch), or of the lengths alone for evaluation."""
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
 
     def __len__(self) -> int:
         """The number of batches."""
-        return -(-len(self.lengths) // self.batch_size)
+        return ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         generator = np.random.default_rng([self.seed, self.epoch])
@@ -53,7 +54,7 @@ class OrderedBatches(Sampler[NDArray[np.int64]]):
 
     def __len__(self) -> int:
         """The number of batches."""
-        return -(-len(self.order) // self.batch_size)
+        return ceil(len(self.order) / self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(self.order), self.batch_size):

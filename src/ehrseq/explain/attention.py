@@ -31,7 +31,9 @@ def attention_table(
     parts = []
     for batch, prediction in outputs:
         if prediction.attention is None:
-            raise RunError("this model's pooling gives no weights to show; train with model/pooling=attention, or explain=none")
+            raise RunError(
+                "this model's pooling gives no weights to show; train with model/pooling=attention, or explain=none"
+            )
         lengths = batch.lengths.cpu().numpy()
         samples = batch.samples.cpu().numpy()
         step = np.concatenate([np.arange(length) for length in lengths])
@@ -72,8 +74,12 @@ def cohort_attention(table: pl.DataFrame, groups: int = 10, smallest: int = 11) 
     Returns:
         `risk_group` (1 is the lowest), `hours_before`, `histories`, `attention`, sorted.
     """
-    risks = table.group_by("sample").agg(pl.col("probability").first()).sort("probability", "sample").with_row_index("rank")
-    risks = risks.select("sample", (pl.col("rank") * groups // max(risks.height, 1) + 1).cast(pl.Int64).alias("risk_group"))
+    risks = (
+        table.group_by("sample").agg(pl.col("probability").first()).sort("probability", "sample").with_row_index("rank")
+    )
+    risks = risks.select(
+        "sample", (pl.col("rank") * groups // max(risks.height, 1) + 1).cast(pl.Int64).alias("risk_group")
+    )
     return (
         table.join(risks, on="sample")
         .group_by("risk_group", "hours_before")
@@ -91,7 +97,11 @@ def choose_histories(table: pl.DataFrame, store: Store, count: int) -> list[int]
         store: Where the labels are.
         count: How many.
     """
-    risks = table.group_by("sample").agg(pl.col("probability").first()).sort(["probability", "sample"], descending=[True, False])
+    risks = (
+        table.group_by("sample")
+        .agg(pl.col("probability").first())
+        .sort(["probability", "sample"], descending=[True, False])
+    )
     samples = risks["sample"].to_numpy()
     label = store.arrays.sample_label[samples]
     positive, negative = samples[label == 1], samples[label != 1]

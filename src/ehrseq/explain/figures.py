@@ -46,7 +46,15 @@ def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: floa
         top.set(title=title, ylabel="attention", ylim=(0, None))
         main.scatter(hours[keep][~numeric], row[~numeric], marker="|", s=70, color="black", lw=1.4)
         dots = main.scatter(
-            hours[keep][numeric], row[numeric], c=value[keep][numeric], cmap="RdBu_r", vmin=-3, vmax=3, s=22, ec="#555", lw=0.3
+            hours[keep][numeric],
+            row[numeric],
+            c=value[keep][numeric],
+            cmap="RdBu_r",
+            vmin=-3,
+            vmax=3,
+            s=22,
+            ec="#555",
+            lw=0.3,
         )
         main.set_yticks(range(len(shown)), [_short(store.codes[number]) for number in shown], fontsize=8)
         main.set(xlabel="hours before prediction", xlim=(oldest, 0), ylim=(len(shown) - 0.5, -0.5))

@@ -1,5 +1,6 @@
 """The MEDS 0.4 contract: names of columns, folders and files, and the pinned types on disk."""
 
+import polars as pl
 import pyarrow as pa
 
 MEDS_VERSION = "0.4.1"
@@ -28,3 +29,12 @@ LABEL_SCHEMA = pa.schema(
         pa.field(BOOLEAN_VALUE, pa.bool_(), nullable=False),
     ]
 )
+
+# What our sources know of a code beyond MEDS: plausible limits, and unit mix-ups that are mended.
+_REPAIR = pl.Struct(dict.fromkeys(("low", "high", "scale", "offset"), pl.Float64))
+CODE_COLUMNS: dict[str, pl.DataType] = {
+    "unit": pl.String(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "repairs": pl.List(_REPAIR),
+}

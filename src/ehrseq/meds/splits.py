@@ -1,7 +1,7 @@
 """Splits by subject: seeded, stratified, or folds of a cross-validation.
 
-Which split a subject falls into depends on its id, the seed and the ranks within its stratum only, never on the order of
-rows or on a library's own hash, which may change between versions.
+Which split a subject falls into depends on its id, the seed and the ranks within its stratum only, never on the order
+of rows or on a library's own hash, which may change between versions.
 """
 
 import numpy as np
@@ -86,12 +86,14 @@ def _check(labels: pl.DataFrame, splits: pl.DataFrame) -> None:
     for name in SPLITS:
         part = joined.filter(pl.col("split") == name)
         if not part.height:
-            raise DataError(f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)")
+            raise DataError(
+                f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)"
+            )
         if schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
             only = "positive" if part[schema.BOOLEAN_VALUE][0] else "negative"
             positives = int(labels[schema.BOOLEAN_VALUE].sum())
             raise DataError(
-                f"split {name} has only {only} labels ({part.height} of them; {positives} of all {labels.height} labels are "
-                "positive): nothing can be learned or scored; give more subjects, other shares (config key split), or "
-                "split.stratify=true"
+                f"split {name} has only {only} labels ({part.height} of them; {positives} of all {labels.height} "
+                "labels are positive): nothing can be learned or scored; give more subjects, other shares "
+                "(config key split), or split.stratify=true"
             )

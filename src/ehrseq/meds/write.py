@@ -1,12 +1,12 @@
-"""Writing the files of a MEDS dataset with pinned types; each table is checked against the `meds` package's own schema."""
+"""Writing the files of a MEDS dataset with pinned types; tables are checked with the `meds` package."""
 
 from pathlib import Path
 from typing import Any
 
-import meds
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from meds.schema import CodeMetadataSchema, DataSchema, DatasetMetadataSchema, LabelSchema
 
 from ehrseq import __version__
 from ehrseq.errors import DataError
@@ -20,7 +20,7 @@ def write_events(frame: pl.DataFrame, path: Path) -> None:
     Raises:
         DataError: If a column is missing or does not fit.
     """
-    _write(frame, schema.EVENT_SCHEMA, meds.DataSchema, path)
+    _write(frame, schema.EVENT_SCHEMA, DataSchema, path)
 
 
 def write_labels(frame: pl.DataFrame, path: Path) -> None:
@@ -29,8 +29,10 @@ def write_labels(frame: pl.DataFrame, path: Path) -> None:
     Raises:
         DataError: If a column is missing or does not fit.
     """
-    fields = [field for field in schema.LABEL_SCHEMA if field.name in frame.columns or field.name != schema.BOOLEAN_VALUE]
-    _write(frame, pa.schema(fields), meds.LabelSchema, path)
+    fields = [
+        field for field in schema.LABEL_SCHEMA if field.name in frame.columns or field.name != schema.BOOLEAN_VALUE
+    ]
+    _write(frame, pa.schema(fields), LabelSchema, path)
 
 
 def write_codes(frame: pl.DataFrame, path: Path) -> None:
@@ -40,13 +42,13 @@ def write_codes(frame: pl.DataFrame, path: Path) -> None:
     fixed = {"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())}
     table = frame.to_arrow()
     fields = [pa.field(field.name, fixed.get(field.name, field.type), field.name != "code") for field in table.schema]
-    _write(frame, pa.schema(fields), meds.CodeMetadataSchema, path)
+    _write(frame, pa.schema(fields), CodeMetadataSchema, path)
 
 
 def write_dataset_json(path: Path, **fields: Any) -> None:
     """Write `metadata/dataset.json`; no time of creation, so that equal data are equal bytes."""
     facts = {"etl_name": "ehrseq", "etl_version": __version__, "meds_version": schema.MEDS_VERSION, **fields}
-    meds.DatasetMetadataSchema(**facts)
+    DatasetMetadataSchema(**facts)
     write_json(path, facts)
 
 

@@ -26,7 +26,7 @@ class Reliability(NamedTuple):
 
     probability: Floats
     positive: Floats
-    count: Floats
+    size: Floats
 
 
 def _prepare(label: ArrayLike, probability: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
@@ -34,7 +34,9 @@ def _prepare(label: ArrayLike, probability: ArrayLike, weight: ArrayLike | None)
     probabilities = np.asarray(probability, np.float64)
     weights = np.ones_like(labels) if weight is None else np.asarray(weight, np.float64)
     if not labels.shape == probabilities.shape == weights.shape or labels.ndim != 1:
-        raise ValueError(f"label {labels.shape}, probability {probabilities.shape}, weight {weights.shape}: expected (N,)")
+        raise ValueError(
+            f"label {labels.shape}, probability {probabilities.shape}, weight {weights.shape}: expected (N,)"
+        )
     return labels, probabilities, weights
 
 
@@ -67,7 +69,7 @@ def precision_recall_curve(label: ArrayLike, probability: ArrayLike, weight: Arr
 
 
 def auroc(label: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half (Hanley 1982)."""
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties half (Hanley 1982)."""
     curve = roc_curve(label, probability, weight)
     return float(np.trapezoid(curve.y, curve.x)) if len(curve.x) else float("nan")
 
@@ -100,11 +102,11 @@ def log_losses(label: Floats, probability: Floats) -> Floats:
 def ece(label: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None, bins: int = 10) -> float:
     """Expected calibration error: mean distance of probability and share of positives over bins of equal mass.
 
-    Equal mass, since equal widths leave most bins of a rare outcome empty (Nixon et al. 2019). Equal probabilities always
-    share a bin, so the order of the input does not matter.
+    Equal mass, since equal widths leave most bins of a rare outcome empty (Nixon et al. 2019). Equal probabilities
+    always share a bin, so the order of the input does not matter.
     """
     curve = reliability_curve(label, probability, weight, bins)
-    return _mean(np.abs(curve.probability - curve.positive), curve.count)
+    return _mean(np.abs(curve.probability - curve.positive), curve.size)
 
 
 def reliability_curve(
@@ -115,7 +117,7 @@ def reliability_curve(
     if not weights.sum() > 0:
         return Reliability(np.empty(0), np.empty(0), np.empty(0))
     number = mass_bins(probabilities, bins)
-    count = np.bincount(number, weights, minlength=bins)
+    count: Floats = np.bincount(number, weights, minlength=bins).astype(np.float64)
     used = count > 0
     probability_sum = np.bincount(number, weights * probabilities, minlength=bins)
     positive_sum = np.bincount(number, weights * labels, minlength=bins)

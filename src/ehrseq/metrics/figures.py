@@ -36,7 +36,9 @@ def draw_roc(label: ArrayLike, probability: ArrayLike, path: Path, *, estimates:
         _finish(axes, "ROC: AUROC", estimates["auroc"], "false-positive rate", "sensitivity")
 
 
-def draw_precision_recall(label: ArrayLike, probability: ArrayLike, path: Path, *, estimates: Mapping[str, Estimate]) -> None:
+def draw_precision_recall(
+    label: ArrayLike, probability: ArrayLike, path: Path, *, estimates: Mapping[str, Estimate]
+) -> None:
     """Draw precision against recall, with the prevalence that a coin would reach; arguments as in `draw_roc`."""
     curve = precision_recall_curve(label, probability)
     prevalence = estimates["prevalence"].value
@@ -50,18 +52,28 @@ def draw_precision_recall(label: ArrayLike, probability: ArrayLike, path: Path, 
         _finish(axes, "Precision and recall: AUPRC", estimates["auprc"], "recall (sensitivity)", "precision")
 
 
-def draw_calibration(label: ArrayLike, probability: ArrayLike, path: Path, *, estimates: Mapping[str, Estimate]) -> None:
-    """Draw observed against predicted risk in ten bins of equal mass, with Wilson intervals; arguments as in `draw_roc`."""
+def draw_calibration(
+    label: ArrayLike, probability: ArrayLike, path: Path, *, estimates: Mapping[str, Estimate]
+) -> None:
+    """Draw observed against predicted risk in ten bins of equal mass, with Wilson intervals; see `draw_roc`."""
     curve = reliability_curve(label, probability)
     values = np.asarray(probability, np.float64)
     with new_figure(path, 4.8, 5.6) as figure:
         axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
-        if len(curve.count):
-            low, high = wilson(curve.positive, curve.count)
+        if len(curve.size):
+            low, high = wilson(curve.positive, curve.size)
             bars = [np.maximum(curve.positive - low, 0), np.maximum(high - curve.positive, 0)]
             axes.errorbar(
-                curve.probability, curve.positive, bars, color=BLUE, marker="o", ms=5, lw=1.5, capsize=3, label="model, 95%"
+                curve.probability,
+                curve.positive,
+                bars,
+                color=BLUE,
+                marker="o",
+                ms=5,
+                lw=1.5,
+                capsize=3,
+                label="model, 95%",
             )
             axes.legend(loc="upper left")
             strip.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=ORANGE)

@@ -53,7 +53,9 @@ def evaluate_binary(
         "ece": ece(labels, probabilities, bins=_ECE_BINS),
         "prevalence": float(labels.mean()) if len(labels) else float("nan"),
     }
-    drawn = bootstrap(labels, probabilities, np.asarray(subject), replicates, seed) if replicates and len(labels) else {}
+    drawn = (
+        bootstrap(labels, probabilities, np.asarray(subject), replicates, seed) if replicates and len(labels) else {}
+    )
     return {name: _estimate(points[name], drawn.get(name), level) for name in METRICS}
 
 

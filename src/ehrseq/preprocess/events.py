@@ -30,7 +30,7 @@ def history_events(dataset: Path, subjects: pl.DataFrame) -> Iterator[pl.DataFra
         subjects: From `subject_table`, perhaps only some of its rows.
 
     Yields:
-        A frame a shard: `row`, `time` (microseconds since 1970; null = static), `code`, `value` (float64), sorted by row,
+        A frame a shard: `row`, `time` (microseconds since 1970; null = static), `code`, `value` (float64), by row,
         then time, then as they stood.
 
     Raises:

@@ -35,7 +35,11 @@ def fit(dataset: Path, labels: pl.DataFrame, splits: pl.DataFrame, config: Prepr
     events = pl.concat(list(history_events(dataset, subjects)))
     counted = (
         events.group_by(pl.col(TIME).is_null().alias("static"), CODE)
-        .agg(pl.col(ROW).n_unique().alias("subjects"), pl.len().alias("events"), pl.col(VALUE).is_not_null().any().alias("numeric"))
+        .agg(
+            pl.col(ROW).n_unique().alias("subjects"),
+            pl.len().alias("events"),
+            pl.col(VALUE).is_not_null().any().alias("numeric"),
+        )
         .filter(pl.col("subjects") >= config.min_subjects)
         .sort("static", CODE)
     )

@@ -98,7 +98,9 @@ class Preprocessor:
             names += [entry.code, f"{entry.code} (value)"] if entry.numeric else [entry.code]
         return tuple(names)
 
-    def clean(self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    def clean(
+        self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
         """Mend mix-ups and find what is outside the limits.
 
         Args:
@@ -124,7 +126,7 @@ class Preprocessor:
         moved = (np.where(log, np.log1p(np.maximum(mended, 0)), mended) - center) / scale
         limit = np.inf if self.clip is None else self.clip
         clipped = np.abs(moved) > limit
-        return Outcome(np.clip(moved, -limit, limit).astype(np.float32), keep.astype(bool), repaired.astype(bool), clipped)
+        return Outcome(np.clip(moved, -limit, limit).astype(np.float32), keep, repaired, clipped)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` reads them back to an equal object."""

@@ -1,6 +1,7 @@
 """From MEDS events to the arrays of a store, with a count of everything that was changed on the way."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -113,7 +114,7 @@ def _samples(
     splits: pl.DataFrame | None,
     offset: NDArray[np.int64],
     time: NDArray[np.int64],
-) -> dict[str, NDArray[np.generic]]:
+) -> dict[str, Any]:
     """The sample arrays: which events each history holds, its label and split."""
     row = labels.join(subjects, on=schema.SUBJECT_ID, maintain_order="left")[ROW].to_numpy()
     cut = labels[schema.PREDICTION_TIME].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()

@@ -49,7 +49,9 @@ def read_texts(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
         else:
             raise DataError(f"{path} is neither a folder nor one of {', '.join('*' + end for end in ARCHIVE_SUFFIXES)}")
     except _BROKEN as error:
-        raise DataError(f"{path} cannot be read ({error or type(error).__name__}); is it complete? Download it again") from error
+        raise DataError(
+            f"{path} cannot be read ({error or type(error).__name__}); is it complete? Download it again"
+        ) from error
 
 
 def _is_wanted(name: str, suffix: str) -> bool:

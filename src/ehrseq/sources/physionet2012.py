@@ -41,7 +41,8 @@ class PhysioNet2012Source:
     """The stay files of one or several sets.
 
     Attributes:
-        path: A folder of stay files, a `.tar.gz` or `.zip` of them as downloaded, or a folder that holds such archives or
+        path: A folder of stay files, a `.tar.gz` or `.zip` of them as downloaded, or a folder that holds such
+        archives or
             `set-a`-like folders.
         outcomes: The outcomes file; None looks beside and inside `path`.
         labelled: False: outcomes are neither looked for nor read.
@@ -72,7 +73,9 @@ class PhysioNet2012Source:
     def write(self, root: Path, progress: Progress | None = None) -> dict[str, int]:
         """Write the MEDS dataset; see `Source.write`."""
         places = self._places()
-        counts = dict.fromkeys(("subjects", "events", "descriptors_unknown", "rows_without_parameter", "byte_order_marks"), 0)
+        counts = dict.fromkeys(
+            ("subjects", "events", "descriptors_unknown", "rows_without_parameter", "byte_order_marks"), 0
+        )
         seen: dict[int, str] = {}
         codes: set[str] = set()
         (root / schema.DATA).mkdir()
@@ -88,7 +91,9 @@ class PhysioNet2012Source:
             if progress:
                 progress(len(seen), len(seen))
         if not seen:
-            raise DataError(f"{self.path} holds no stay files: expected text files named by RecordID, such as 132539.txt")
+            raise DataError(
+                f"{self.path} holds no stay files: expected text files named by RecordID, such as 132539.txt"
+            )
         counts["subjects"] = len(seen)
         labels = self._labels(places, seen, counts)
         (root / schema.LABELS / TASK).mkdir(parents=True)
@@ -109,7 +114,9 @@ class PhysioNet2012Source:
             return [path]
         inner = [item for item in sorted(path.iterdir()) if re.fullmatch(r"set-[a-z]", item.name) and item.is_dir()]
         sets = {item.name for item in inner}
-        inner += [item for item in sorted(path.glob("set-*")) if is_archive(item) and item.name.split(".")[0] not in sets]
+        inner += [
+            item for item in sorted(path.glob("set-*")) if is_archive(item) and item.name.split(".")[0] not in sets
+        ]
         if not inner:
             raise DataError(f"{path} holds neither stay files such as 132539.txt nor set-a.tar.gz or set-a.zip")
         return inner
@@ -132,12 +139,14 @@ class PhysioNet2012Source:
         missing = [record for record in sorted(seen) if record not in deaths]
         if missing:
             raise DataError(
-                f"{', '.join(map(str, paths))}: no outcome for {len(missing)} of {len(seen)} stays, the first is {missing[0]} "
-                f"({seen[missing[0]]}); add the row, or take the stay out"
+                f"{', '.join(map(str, paths))}: no outcome for {len(missing)} of {len(seen)} stays, the first is "
+                f"{missing[0]} ({seen[missing[0]]}); add the row, or take the stay out"
             )
         counts["outcomes_without_stay"] = len(deaths) - len(seen)
         counts["positive_labels"] = sum(deaths[record] for record in seen)
-        return labels.with_columns(pl.Series("boolean_value", [deaths[record] for record in sorted(seen)], dtype=pl.Boolean))
+        return labels.with_columns(
+            pl.Series("boolean_value", [deaths[record] for record in sorted(seen)], dtype=pl.Boolean)
+        )
 
 
 def _record_id(name: str) -> int | None:
@@ -189,7 +198,9 @@ def _parse(stays: list[_Stay], counts: dict[str, int]) -> pl.DataFrame:
     if frame is None:
         for name, record, data in stays:
             check_rows(name, record, data)
-        raise DataError(f"{stays[0][0]} and the files after it cannot be parsed, though each row looks right; please report this")
+        raise DataError(
+            f"{stays[0][0]} and the files after it cannot be parsed, though each row looks right; please report this"
+        )
     frame = frame.with_columns(pl.Series("record", np.repeat([record for _, record, _ in stays], rows), dtype=pl.Int64))
     wrong = frame.filter((pl.col("Parameter") == "RecordID") & (pl.col("Value").cast(pl.Int64) != pl.col("record")))
     if wrong.height:
@@ -217,7 +228,9 @@ def _read_csv(data: bytes, rows: int) -> pl.DataFrame | None:
         pl.col("Parameter").fill_null(""),
         "Value",
     )
-    sound = frame.height == rows and not frame["minute"].null_count() and frame["Value"].is_finite().all(ignore_nulls=False)
+    sound = (
+        frame.height == rows and not frame["minute"].null_count() and frame["Value"].is_finite().all(ignore_nulls=False)
+    )
     return frame if sound else None
 
 
@@ -233,9 +246,15 @@ def _to_events(rows: pl.DataFrame, counts: dict[str, int]) -> pl.DataFrame:
     static = at_admission & parameter.is_in(DESCRIPTORS)
     code = (
         pl.when(parameter == "Gender")
-        .then(value.cast(pl.Int64, strict=False).replace_strict(GENDERS, default="Gender//other", return_dtype=pl.String))
+        .then(
+            value.cast(pl.Int64, strict=False).replace_strict(GENDERS, default="Gender//other", return_dtype=pl.String)
+        )
         .when(parameter == "ICUType")
-        .then(value.cast(pl.Int64, strict=False).replace_strict(ICU_TYPES, default="ICUType//other", return_dtype=pl.String))
+        .then(
+            value.cast(pl.Int64, strict=False).replace_strict(
+                ICU_TYPES, default="ICUType//other", return_dtype=pl.String
+            )
+        )
         .otherwise(parameter)
     )
     time = pl.lit(ADMISSION).cast(pl.Datetime("us")) + pl.duration(minutes=pl.col("minute"))
@@ -244,7 +263,11 @@ def _to_events(rows: pl.DataFrame, counts: dict[str, int]) -> pl.DataFrame:
             pl.col("record").alias(schema.SUBJECT_ID),
             pl.when(static).then(None).otherwise(time).alias(schema.TIME),
             code.alias(schema.CODE),
-            pl.when(parameter.is_in(["Gender", "ICUType"])).then(None).otherwise(value).cast(pl.Float32).alias(schema.NUMERIC_VALUE),
+            pl.when(parameter.is_in(["Gender", "ICUType"]))
+            .then(None)
+            .otherwise(value)
+            .cast(pl.Float32)
+            .alias(schema.NUMERIC_VALUE),
             "row",
         )
         .sort(schema.SUBJECT_ID, schema.TIME, "row", nulls_last=False)
@@ -268,8 +291,7 @@ def _write_metadata(root: Path, codes: set[str]) -> None:
                 "repairs": [repair._asdict() for repair in variable.repairs] if variable else [],
             }
         )
-    number = pl.Float64
-    repairs = pl.List(pl.Struct({"low": number, "high": number, "scale": number, "offset": number}))
-    overrides = {"unit": pl.String, "low": number, "high": number, "repairs": repairs}
-    write.write_codes(pl.DataFrame(rows, schema_overrides=overrides, strict=False), root / schema.CODES_FILE)
-    write.write_dataset_json(root / schema.DATASET_FILE, dataset_name="PhysioNet/CinC Challenge 2012", dataset_version="1.0.0")
+    write.write_codes(pl.DataFrame(rows, schema_overrides=schema.CODE_COLUMNS, strict=False), root / schema.CODES_FILE)
+    write.write_dataset_json(
+        root / schema.DATASET_FILE, dataset_name="PhysioNet/CinC Challenge 2012", dataset_version="1.0.0"
+    )

@@ -55,7 +55,9 @@ VARIABLES: dict[str, Variable] = {
     "HCT": Variable("%", "Haematocrit", 5, 75),
     "HR": Variable("bpm", "Heart rate", 5, 350),
     # Metres, or inches, written into a field of centimetres.
-    "Height": Variable("cm", "Height", 100, 240, (Repair(1.0, 2.4, 100), Repair(50, 84, 2.54), Repair(1000, 2400, 0.1))),
+    "Height": Variable(
+        "cm", "Height", 100, 240, (Repair(1.0, 2.4, 100), Repair(50, 84, 2.54), Repair(1000, 2400, 0.1))
+    ),
     "K": Variable("mEq/L", "Serum potassium", 0.5, 15),
     "Lactate": Variable("mmol/L", "Lactate", 0.05, 40),
     "MAP": Variable("mmHg", "Invasive mean arterial blood pressure", 10, 250),
@@ -78,5 +80,7 @@ VARIABLES: dict[str, Variable] = {
     "WBC": Variable("cells/nL", "White blood cell count", 0.01, 500),
     "Weight": Variable("kg", "Weight", 20, 350),
     # Written without the decimal point: 735 or 7350 for 7.35.
-    "pH": Variable("pH", "Arterial pH", 6.5, 8.0, (Repair(650, 800, 0.01), Repair(6500, 8000, 0.001), Repair(65, 80, 0.1))),
+    "pH": Variable(
+        "pH", "Arterial pH", 6.5, 8.0, (Repair(650, 800, 0.01), Repair(6500, 8000, 0.001), Repair(65, 80, 0.1))
+    ),
 }

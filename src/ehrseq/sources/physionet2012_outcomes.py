@@ -32,7 +32,9 @@ def find_outcomes(places: list[Path], given: Path | None) -> list[Path]:
         near = near or sorted(place.parent.glob("Outcomes*.txt"))
         own = [path for path in near if path.stem.lower() == f"outcomes-{letter}"]
         if not near:
-            raise DataError(f"no Outcomes*.txt in or beside {place}; name it with source.outcomes=... (only `predict` needs none)")
+            raise DataError(
+                f"no Outcomes*.txt in or beside {place}; name it with source.outcomes=... (only `predict` needs none)"
+            )
         if not own and len(near) > 1:
             names = ", ".join(path.name for path in near)
             raise DataError(f"several outcome files for {place} ({names}); choose one with source.outcomes=...")

@@ -23,7 +23,9 @@ def check_rows(name: str, record: int, data: bytes) -> None:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, row {row}: byte {data[error.start]:#04x} is not UTF-8; is the file damaged?") from error
+        raise DataError(
+            f"{name}, row {row}: byte {data[error.start]:#04x} is not UTF-8; is the file damaged?"
+        ) from error
     while lines and not lines[-1]:
         lines.pop()
     for row, line in enumerate(lines[1:], start=2):
@@ -33,7 +35,9 @@ def check_rows(name: str, record: int, data: bytes) -> None:
 def _check_row(where: str, line: str) -> None:
     cells = line.split(",")
     if len(cells) != len(_COLUMNS):
-        raise DataError(f"{where}: expected {len(_COLUMNS)} cells ({','.join(_COLUMNS)}), found {len(cells)}: {line[:60]!r}")
+        raise DataError(
+            f"{where}: expected {len(_COLUMNS)} cells ({','.join(_COLUMNS)}), found {len(cells)}: {line[:60]!r}"
+        )
     time, parameter, value = cells
     if not re.fullmatch(r"\d{1,4}:[0-5]\d", time):
         raise DataError(f"{where}, column Time: {time!r} is not hours:minutes since admission")

@@ -1,6 +1,7 @@
 """The embedded default data: irregular intensive-care sequences with a planted risk rule.
 
-Everything about a subject is a pure function of (seed, block of `BLOCK` subjects), so the first 1,000 of a million subjects
+Everything about a subject is a pure function of (seed, block of `BLOCK` subjects), so the first 1,000 of a million
+subjects
 are the same as of ten thousand, whatever the shards. Latent severity drives values, how often is measured (missingness
 that depends on severity), medications and diagnoses; the outcome is drawn from the rule alone (`synthetic_rule`).
 """
@@ -119,7 +120,9 @@ class SyntheticSource:
         write_json(root / "ground_truth" / "rule.json", rule_as_json())
         (root / schema.METADATA).mkdir()
         write.write_codes(code_table(), root / schema.CODES_FILE)
-        write.write_dataset_json(root / schema.DATASET_FILE, dataset_name="ehrseq synthetic", dataset_version=str(VERSION))
+        write.write_dataset_json(
+            root / schema.DATASET_FILE, dataset_name="ehrseq synthetic", dataset_version=str(VERSION)
+        )
         return counts
 
 
@@ -160,7 +163,9 @@ def _block(block: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     parts = [*_statics(stays, random)]
     parts += [_measure(stays, item, random) for item in MEASUREMENTS]
     parts += [_happen(stays, item, random) for item in HAPPENINGS]
-    events = pl.concat(parts).with_row_index("row").sort(schema.SUBJECT_ID, schema.TIME, "row", nulls_last=False).drop("row")
+    events = (
+        pl.concat(parts).with_row_index("row").sort(schema.SUBJECT_ID, schema.TIME, "row", nulls_last=False).drop("row")
+    )
     end = stays.admission + np.round(stays.hours * 60).astype(np.int64) * _MINUTE
     labels = pl.DataFrame(
         {
@@ -180,9 +185,13 @@ def _frame(stays: _Stays, row: Ints, hour: Floats | None, code: str, value: Floa
     return pl.DataFrame(
         {
             schema.SUBJECT_ID: stays.subject[row],
-            schema.TIME: pl.Series(time if time is not None else [None] * len(row), dtype=pl.Int64).cast(pl.Datetime("us")),
+            schema.TIME: pl.Series(time if time is not None else [None] * len(row), dtype=pl.Int64).cast(
+                pl.Datetime("us")
+            ),
             schema.CODE: pl.Series([code]).new_from_index(0, len(row)),
-            schema.NUMERIC_VALUE: pl.Series(value if value is not None else [None] * len(row), dtype=pl.Float64).cast(pl.Float32),
+            schema.NUMERIC_VALUE: pl.Series(value if value is not None else [None] * len(row), dtype=pl.Float64).cast(
+                pl.Float32
+            ),
         }
     )
 
@@ -203,12 +212,12 @@ def _measure(stays: _Stays, item: Measurement, random: np.random.Generator) -> p
     row = np.repeat(np.arange(BLOCK), random.poisson(rate * stays.hours))
     hour = random.random(len(row)) * stays.hours[row]
     value = item.base + item.load * stays.severity_at(row, hour)
-    value += item.spread * random.normal(size=BLOCK)[row] + item.noise * random.normal(size=len(row))
+    value = value + item.spread * random.normal(size=BLOCK)[row] + item.noise * random.normal(size=len(row))
     if item.spike:
         # Anywhere in the stay: most spikes are too old to matter for the outcome.
         start = np.where(random.random(BLOCK) < _SPIKES, random.random(BLOCK) * stays.hours, np.inf)
         value += item.spike * ((hour >= start[row]) & (hour < start[row] + _SPIKE_HOURS))
-    value = np.round(np.clip(value, item.low, item.high), item.decimals)
+    value = np.asarray(np.round(np.clip(value, item.low, item.high), item.decimals), np.float64)
     if all(condition.code != item.code for condition in RULE):
         wrong = random.random(len(row)) < _IMPLAUSIBLE
         # A temperature in Fahrenheit; for everything else the sensor that fell off.
@@ -248,8 +257,5 @@ def code_table() -> pl.DataFrame:
     ]
     rows += [{"code": item.code, "description": item.description} for item in HAPPENINGS]
     rows += [{"code": code, "description": text} for code, text in (*SEXES, *ADMISSIONS, (AGE, "Age at admission"))]
-    number = pl.Float64
-    repairs = pl.List(pl.Struct({"low": number, "high": number, "scale": number, "offset": number}))
-    overrides = {"unit": pl.String, "low": number, "high": number, "repairs": repairs}
     full = [{"unit": None, "low": None, "high": None, "repairs": [], **row} for row in rows]
-    return pl.DataFrame(full, schema_overrides=overrides, strict=False).sort("code")
+    return pl.DataFrame(full, schema_overrides=schema.CODE_COLUMNS, strict=False).sort("code")

@@ -1,8 +1,8 @@
 """What a store holds: names, types and meaning of its arrays.
 
 N subjects, E timed events, S static features, M samples (one history and its label each). Events are grouped by
-subject and sorted by time; `offset` says where each subject begins. Everything is keyed by subject, never by position in
-the source, so that subjects without timed events take no part in anybody else's.
+subject and sorted by time; `offset` says where each subject begins. Everything is keyed by subject, never by position
+in the source, so that subjects without timed events take no part in anybody else's.
 """
 
 from dataclasses import dataclass, fields

@@ -14,5 +14,7 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     """
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).is_file():
-        raise RunError(f"there is no {database} here yet: `ehrseq train` makes it, or name another with tracking.uri=...")
+        raise RunError(
+            f"there is no {database} here yet: `ehrseq train` makes it, or name another with tracking.uri=..."
+        )
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]

@@ -23,8 +23,8 @@ _STATE = "run.json"
 class RunTracker:
     """Records one run in the run folder and, through it, in MLflow.
 
-    The state (`tracking/run.json`: which MLflow run, how many spool entries it has) survives the process, so that a later
-    workflow on the same run folder goes on with the same MLflow run.
+    The state (`tracking/run.json`: which MLflow run, how many spool entries it has) survives the process, so that a
+    later workflow on the same run folder goes on with the same MLflow run.
 
     Args:
         folder: The run folder.

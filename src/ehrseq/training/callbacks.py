@@ -27,7 +27,7 @@ class EpochMetrics(Callback):
         self.report = report
         self._started = 0.0
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, *_: object) -> None:
         """Notes the time."""
         self._started = time.perf_counter()
 
@@ -51,5 +51,5 @@ class EpochMetrics(Callback):
         loss = metrics["train/loss"]
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the training loss became {loss} in epoch {epoch}; lower optim.optimizer.lr, or set trainer.gradient_clip"
+                f"training loss became {loss} in epoch {epoch}; lower optim.optimizer.lr or set trainer.gradient_clip"
             )

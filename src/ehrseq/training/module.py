@@ -53,7 +53,8 @@ class SequenceClassifier(lightning.LightningModule):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean weighted binary cross-entropy of logits (B,) and targets (B,)."""
         weight = self.get_buffer("positive_weight")
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
+        loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
+        return loss
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss is summed on the device and read once an epoch."""
@@ -83,7 +84,8 @@ class SequenceClassifier(lightning.LightningModule):
 
     def _mean(self, name: str) -> Tensor:
         total, count = self._sums.pop(name)
-        return total / count
+        mean: Tensor = total / count
+        return mean
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, where there is one, its schedule."""

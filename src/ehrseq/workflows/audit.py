@@ -27,8 +27,8 @@ def audit_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
 def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> Metrics:
     """Train and score the same network on permuted labels.
 
-    Labels are permuted within each split, before anything is learned, and the control is scored against the permuted labels
-    of `held_out`: what it finds there is chance, or a leak of labels through the pipeline.
+    Labels are permuted within each split, before anything is learned, and the control is scored against the permuted
+    labels of `held_out`: what it finds there is chance, or a leak of labels through the pipeline.
 
     Writes `audit/audit.json`.
     """

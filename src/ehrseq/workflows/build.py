@@ -4,12 +4,15 @@ import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
 from ehrseq.config.schema import Model, Optim
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
+
+if TYPE_CHECKING:
+    from ehrseq.nn import SequenceModel
 
 T = TypeVar("T")
 
@@ -65,22 +68,19 @@ def build_source(component: Component) -> Source:
     return build(component, "source", Source)  # type: ignore[type-abstract]
 
 
-def build_model(config: Model, num_features: int, num_statics: int) -> "Any":
+def build_model(config: Model, num_features: int, num_statics: int) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
         config: The blocks.
         num_features: F, timed codes of the vocabulary.
         num_statics: S, static features.
-
-    Returns:
-        A `SequenceModel`.
     """
-    from torch import nn
-
     from ehrseq.nn import BinaryHead, Encoder, GridEmbedding, Pooling, SequenceModel
 
-    embedding = build(config.embedding, "model.embedding", GridEmbedding, num_features=num_features, num_statics=num_statics)
+    embedding = build(
+        config.embedding, "model.embedding", GridEmbedding, num_features=num_features, num_statics=num_statics
+    )
     encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
     pooling = build(
         config.pooling,
@@ -90,11 +90,10 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Any":
         bidirectional=encoder.bidirectional,
     )
     head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size)
-    model = SequenceModel(embedding, encoder, pooling, head)
-    assert isinstance(model, nn.Module)
-    return model
+    return SequenceModel(embedding, encoder, pooling, head)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:
     """A factory of the optimiser, which takes the parameters."""
-    return partial(resolve(config.optimizer.target, "optim.optimizer"), **config.optimizer.arguments())
+    factory: Callable[..., Any] = resolve(config.optimizer.target, "optim.optimizer")
+    return partial(factory, **config.optimizer.arguments())

@@ -121,9 +121,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}
 
 
-def _planted_rule(
-    dataset: Path, store: Store, samples: NDArray[np.int64], label: NDArray[np.float32]
-) -> float | None:
+def _planted_rule(dataset: Path, store: Store, samples: NDArray[np.int64], label: NDArray[np.float32]) -> float | None:
     """AUROC of the true risk, where the source knows it: the ceiling of every model on these samples."""
     from ehrseq.metrics import auroc
 

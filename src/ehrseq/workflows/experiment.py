@@ -48,9 +48,9 @@ def run(settings: Settings) -> Experiment:
         trained = train.run(settings, prepared, folder, tracker)
         track.log_training(tracker, trained, prepared)
         evaluated = evaluate.run(settings, prepared, trained, tracker)
-        track.log_evaluation(tracker, evaluated, settings, prepared)
+        track.log_evaluation(tracker, evaluated, settings)
         if settings.explain.enabled:
-            track.log_explanation(tracker, explain.run(settings, prepared, trained, tracker), settings, prepared)
+            track.log_explanation(tracker, explain.run(settings, prepared, trained), settings)
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, folder, tracker)
         metrics = read_metrics(folder)

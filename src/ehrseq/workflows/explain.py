@@ -6,7 +6,6 @@ from typing import Any
 
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, is_current, write_manifest
-from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EXPLAIN, TrainedRun
@@ -26,11 +25,11 @@ def explain_key(settings: Settings, trained: TrainedRun) -> dict[str, Any]:
     return {"weights": trained.weights_digest, "explain": settings.explain.plain()}
 
 
-def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: RunTracker) -> Explained:
+def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explained:
     """Explain a run's predictions on a split.
 
-    Writes `explain/`: the attention of every history (`attention.parquet`), its mean over the cohort as table and heat map,
-    and timelines of some histories.
+    Writes `explain/`: the attention of every history (`attention.parquet`), its mean over the cohort as table and
+    heat map, and timelines of some histories.
 
     Raises:
         DataError: If the data are not those of the training.

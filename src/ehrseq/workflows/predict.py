@@ -1,5 +1,6 @@
 """Scoring new subjects with a trained run, using only what was fitted in its training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,10 @@ from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.evaluate import prediction_frame
 from ehrseq.workflows.runs import TrainedRun
 
-_WRITERS = {".parquet": pl.DataFrame.write_parquet, ".csv": pl.DataFrame.write_csv}
+_WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    ".parquet": lambda frame, path: frame.write_parquet(path),
+    ".csv": lambda frame, path: frame.write_csv(path),
+}
 
 
 @dataclass(frozen=True)

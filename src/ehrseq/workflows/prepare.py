@@ -127,10 +127,16 @@ def _write(
 
 def summarise(labels: pl.DataFrame, splits: pl.DataFrame, report: pl.DataFrame) -> dict[str, Any]:
     """Counts that belong beside the data: samples a split, and what preprocessing changed."""
-    parts = labels.join(splits, on="subject_id").group_by("split").agg(pl.len().alias("samples"), pl.col("boolean_value").sum())
+    parts = (
+        labels.join(splits, on="subject_id")
+        .group_by("split")
+        .agg(pl.len().alias("samples"), pl.col("boolean_value").sum())
+    )
     known = report.filter("in_vocabulary")
     return {
-        "splits": {row["split"]: {"samples": row["samples"], "positive": row["boolean_value"]} for row in parts.to_dicts()},
+        "splits": {
+            row["split"]: {"samples": row["samples"], "positive": row["boolean_value"]} for row in parts.to_dicts()
+        },
         "codes": {"in_vocabulary": known.height, "left_out": report.height - known.height},
         "events": {
             "in_vocabulary": int(known["events"].sum()),

@@ -1,7 +1,7 @@
 """The workflows as DVC stages: settings from params.yaml, outputs under fixed paths.
 
-DVC follows `results/`; what is shared by all runs stays in the content-addressed data folder and is found, or made again,
-by every stage that needs it.
+DVC follows `results/`; what is shared by all runs stays in the content-addressed data folder and is found, or made
+again, by every stage that needs it.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def evaluate_stage() -> None:
     with track.tracked(settings, RESULTS) as tracker:
         tracker.start()
         result = evaluate.run(settings, prepared, open_run(RESULTS), tracker)
-        track.log_evaluation(tracker, result, settings, prepared)
+        track.log_evaluation(tracker, result, settings)
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, RESULTS, tracker)
         tracker.describe(track.describe(settings, prepared, RESULTS, experiment.read_metrics(RESULTS)))
@@ -52,8 +52,8 @@ def explain_stage() -> None:
     settings, prepared = _start()
     with track.tracked(settings, RESULTS) as tracker:
         tracker.start()
-        result = explain.run(settings, prepared, open_run(RESULTS), tracker)
-        track.log_explanation(tracker, result, settings, prepared)
+        result = explain.run(settings, prepared, open_run(RESULTS))
+        track.log_explanation(tracker, result, settings)
 
 
 def _start() -> tuple[Settings, prepare.Prepared]:

@@ -8,7 +8,7 @@ from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, RunError
 from ehrseq.workflows import evaluate, experiment, explain, predict, prepare, track
 from ehrseq.workflows.evaluate import Metrics
-from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, run_folder, open_run
+from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_folder
 
 # What may differ from the run's own settings when a finished run is named.
 _FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
@@ -17,7 +17,9 @@ _FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run",
 def table(metrics: Metrics) -> str:
     """Metrics as aligned lines: name, value, interval."""
     width = max(len(name) for name in metrics)
-    rows = [f"{name:<{width}}  {track.number(item['value']):>9}  {track.interval(item)}" for name, item in metrics.items()]
+    rows = [
+        f"{name:<{width}}  {track.number(item['value']):>9}  {track.interval(item)}" for name, item in metrics.items()
+    ]
     return "\n".join(row.rstrip() for row in rows)
 
 
@@ -36,7 +38,7 @@ def evaluate_and_tell(overrides: Sequence[str], extra: Path | None) -> None:
     with track.tracked(settings, trained.folder) as tracker:
         tracker.start()
         result = evaluate.run(settings, prepared, trained, tracker)
-        track.log_evaluation(tracker, result, settings, prepared)
+        track.log_evaluation(tracker, result, settings)
     print(table(result.metrics))
     print(f"evaluation:  {result.folder}")
 
@@ -46,8 +48,8 @@ def explain_and_tell(overrides: Sequence[str], extra: Path | None) -> None:
     settings, prepared, trained = _trained(overrides, extra)
     with track.tracked(settings, trained.folder) as tracker:
         tracker.start()
-        result = explain.run(settings, prepared, trained, tracker)
-        track.log_explanation(tracker, result, settings, prepared)
+        result = explain.run(settings, prepared, trained)
+        track.log_explanation(tracker, result, settings)
     print(f"explanation: {result.folder}")
 
 
@@ -72,7 +74,9 @@ def _trained(overrides: Sequence[str], extra: Path | None) -> tuple[Settings, pr
     prepared = prepare.run(_unforced(settings))
     folder = run_folder(settings, prepared)
     if not (folder / TRAIN).is_dir():
-        raise RunError(f"these settings have not been trained ({folder} is missing); train them first, or name a run with run=")
+        raise RunError(
+            f"these settings have not been trained ({folder} is missing); train them first, or name a run with run="
+        )
     return settings, prepared, open_run(folder)
 
 

@@ -79,25 +79,27 @@ def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -
     tracker.tags(tags)
 
 
-def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings: Settings, prepared: Prepared) -> None:
+def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings: Settings) -> None:
     """Figures, metrics.json and predictions."""
     folder = evaluated.folder
-    tracker.artifacts({f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]})
-    _log_table(tracker, pl.read_parquet(folder / evaluate.PREDICTIONS), f"{EVALUATE}/predictions", settings, prepared)
+    tracker.artifacts(
+        {f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]}
+    )
+    _log_table(tracker, pl.read_parquet(folder / evaluate.PREDICTIONS), f"{EVALUATE}/predictions", settings)
     names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
     columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
     tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
 
 
-def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings, prepared: Prepared) -> None:
+def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings) -> None:
     """Heat map, timelines and the attention table."""
     folder = explained.folder
     files = [*sorted(folder.glob("*.png")), folder / explain.COHORT]
     tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files})
-    _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings, prepared)
+    _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings)
 
 
-def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings, prepared: Prepared) -> None:
+def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings) -> None:
     """A table of single histories: whole as parquet, its beginning as a table on the page."""
     if not settings.tracking.individuals:
         frame = pseudonymise(frame, Path(settings.paths.data))
@@ -150,13 +152,13 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
         "",
         f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",
         "",
-        f"**Training** best epoch {training.get('best_epoch')} of {training.get('epochs')} by {training.get('monitor')}, "
-        f"seed {settings.seed}",
+        f"**Training** best epoch {training.get('best_epoch')} of {training.get('epochs')} by "
+        f"{training.get('monitor')}, seed {settings.seed}",
         "",
         "**Figures** `evaluate/roc.png`, `evaluate/precision_recall.png`, `evaluate/calibration.png`, "
         "`explain/cohort_attention.png`, `explain/timeline_*.png`",
         "",
-        "**Tables** `evaluate/predictions_table.json`, `explain/attention_table.json`, `data/report.csv` (what was cleaned)",
+        "**Tables** `evaluate/predictions_table.json`, `explain/attention_table.json`, `data/report.csv` (cleaning)",
         "",
         f"**Again** all settings are in `{TRAIN}/{CONFIG}`, packages and code version in `{TRAIN}/{ENVIRONMENT}`; "
         f"run folder `{folder}`" + (f"; control in `{AUDIT}/`" if settings.audit.shuffled_labels else ""),

@@ -1,5 +1,6 @@
 """From a store to trained weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -25,8 +26,8 @@ def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
 def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> TrainedRun:
     """Train, or find the training done.
 
-    Writes `train/`: weights (safetensors), Lightning checkpoints, settings, fitted preprocessing, history of the figures,
-    environment.
+    Writes `train/`: weights (safetensors), Lightning checkpoints, settings, fitted preprocessing, history of the
+    figures, environment.
 
     Args:
         settings: What and how.
@@ -45,7 +46,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         return open_run(folder)
     history: list[dict[str, float]] = []
 
-    def sink(metrics: dict[str, float], epoch: int) -> None:
+    def sink(metrics: Mapping[str, float], epoch: int) -> None:
         tracker.metrics(metrics, epoch)
         # Seconds are for the eye; what is written must be the same in every repetition.
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
