@@ -27,6 +27,12 @@ class EpochMetrics(Callback):
         self.report = report
         self._started = 0.0
 
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
+        """Says that training has begun, once the first step is done."""
+        if trainer.global_step == 1 and self.report:
+            weights = sum(parameter.numel() for parameter in pl_module.parameters())
+            self.report(f"train: first step done; {weights:,} weights, {trainer.num_training_batches} steps an epoch")
+
     def on_train_epoch_start(self, *_: object) -> None:
         """Notes the time."""
         self._started = time.perf_counter()
