@@ -3,7 +3,7 @@
     python benchmarks/first_step.py [path of set-a.tar.gz] [--runs 5]
 
 Each run starts `ehrseq train` in an empty folder, as a user would, and notes when its lines arrive. The yardstick, in
-the same run, is the bare import of what a training needs (torch, Lightning, MLflow): no tool on this stack starts faster.
+the same run, is the bare import of what a training needs (torch, Lightning, MLflow): nothing on this stack is faster.
 """
 
 import argparse

@@ -60,6 +60,7 @@ class Preprocess(Section):
     """What is fitted on `train` and applied to every value."""
 
     min_subjects: PositiveInt
+    log: Literal["auto", "none"]
     normaliser: Literal["robust", "zscore", "none"]
     clip: PositiveFloat | None
     limits: bool

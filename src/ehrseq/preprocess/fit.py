@@ -1,5 +1,6 @@
 """Fitting vocabulary and normaliser on the histories of `train` subjects, and on nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ehrseq.preprocess.fitted import CodeEntry, Preprocessor, Repair, clean
 
 # Quartile distance of a normal distribution with standard deviation one.
 _NORMAL_IQR = 1.3489795003921634
+_SKEWNESS = 1.5
 
 
 def fit(dataset: Path, labels: pl.DataFrame, splits: pl.DataFrame, config: Preprocess) -> Preprocessor:
@@ -96,9 +98,19 @@ def _fit_normaliser(entries: list[CodeEntry], events: pl.DataFrame, config: Prep
     fitted = []
     for index, entry in enumerate(entries):
         part = value[bounds[index] : bounds[index + 1]]
+        log = config.log == "auto" and entry.numeric and _is_skewed(part)
+        part = np.log1p(part) if log else part
         center, scale = _center_scale(part, config.normaliser) if entry.numeric and len(part) else (0.0, 1.0)
-        fitted.append(CodeEntry(**{**entry.__dict__, "center": center, "scale": scale}))
+        fitted.append(replace(entry, log=log, center=center, scale=scale))
     return fitted
+
+
+def _is_skewed(value: NDArray[np.float64]) -> bool:
+    """Whether values are never negative and lean to the right so much that their logarithm is the better scale."""
+    if not len(value) or value[0] < 0:
+        return False
+    deviation = value.std()
+    return bool(deviation > 0 and np.mean(((value - value.mean()) / deviation) ** 3) > _SKEWNESS)
 
 
 def _center_scale(value: NDArray[np.float64], normaliser: str) -> tuple[float, float]:

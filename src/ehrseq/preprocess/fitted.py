@@ -29,7 +29,7 @@ class CodeEntry:
         low: Smallest plausible value, or None.
         high: Largest plausible value, or None.
         repairs: Known mix-ups, mended before the limits are applied.
-        log: Whether the value's logarithm is normalised.
+        log: Whether log(1 + value) is normalised in place of the value.
         center: Subtracted from the value.
         scale: The value is divided by it.
         unit: For people.
