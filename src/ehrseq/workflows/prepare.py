@@ -1,6 +1,6 @@
 """From raw files to a store: dataset, labels, splits, fitted preprocessing, tensors."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,8 @@ def _remove_empty(root: Path) -> None:
     """Take away what an unsuccessful first try made: the lock and empty folders."""
     (root / ".lock").unlink(missing_ok=True)
     for folder in (root / "datasets", root / "stores", root):
-        try:
+        with suppress(OSError):  # not there, or something is in it
             folder.rmdir()
-        except OSError:
-            return
 
 
 def check_same_data(prepared: Prepared, key: dict[str, Any]) -> None:
