@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 _flush(path)
         if target.exists():
             # Two renames: for a moment nothing is there, but never something half-written.
-            old = staging.with_suffix(".old")
+            old = staging.with_name(f"{staging.name}.old")
             target.rename(old)
             staging.rename(target)
             shutil.rmtree(old, ignore_errors=True)
@@ -156,15 +157,26 @@ def locked(path: Path) -> Iterator[None]:
 def sweep_leftovers(folder: Path) -> None:
     """Remove staging folders and files that a killed process left directly under `folder`.
 
-    Call it while holding the folder's lock, when nobody else can be writing there.
+    What a living process of this machine is writing is left alone.
     """
     for path in folder.glob(f".*{_STAGING}*"):
+        owner = re.search(rf"\.(\d+)\{_STAGING}", path.name)
+        if owner and _is_alive(int(owner[1])):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    for path in folder.glob(".*.old"):
-        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_manifest(folder: Path, workflow: str, key: Mapping[str, Any], **facts: Any) -> None:
