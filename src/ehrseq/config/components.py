@@ -78,13 +78,21 @@ class GridEmbedding(Component):
     """Arguments of the grid embedding that are not counted from the data."""
 
     projection: PositiveInt | None = None
+    input_dropout: Probability = 0.0
     dropout: Probability = 0.0
+    statics: Literal["steps", "none"] = "steps"
+    features: tuple[Literal["value", "observed", "seen", "hours_since"], ...] = (
+        "value",
+        "observed",
+        "seen",
+        "hours_since",
+    )
 
 
 class RecurrentEncoder(Component):
     """Arguments of the LSTM and GRU encoders."""
 
-    hidden_size: PositiveInt
+    hidden_size: PositiveInt = 64
     num_layers: PositiveInt = 1
     bidirectional: bool = False
     dropout: Probability = 0.0
@@ -98,15 +106,24 @@ class PlainPooling(Component):
 class AttentionPooling(Component):
     """Arguments of additive attention."""
 
-    attention_size: PositiveInt
+    attention_size: PositiveInt = 32
     query: Literal["learned", "last"] = "last"
     with_last: bool = True
+    with_max: bool = False
 
 
 class BinaryHead(Component):
     """Arguments of the binary head."""
 
     hidden_size: PositiveInt | None = None
+    dropout: Probability = 0.0
+
+
+class SummaryShortcut(Component):
+    """Arguments of the shortcut that are not counted from the data."""
+
+    hidden_size: PositiveInt = 32
+    input_dropout: Probability = 0.0
     dropout: Probability = 0.0
 
 
@@ -129,6 +146,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.MaxPooling": PlainPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
     "ehrseq.nn.BinaryHead": BinaryHead,
+    "ehrseq.nn.SummaryShortcut": SummaryShortcut,
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": Adam,
 }

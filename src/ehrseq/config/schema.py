@@ -84,6 +84,7 @@ class Model(Section):
     encoder: AnyComponent
     pooling: AnyComponent
     head: AnyComponent
+    shortcut: AnyComponent | None
 
 
 class Optim(Section):
@@ -93,6 +94,7 @@ class Optim(Section):
     schedule: Literal["cosine", "plateau", "constant"]
     warmup_epochs: NonNegativeInt
     class_weight: Literal["none", "balanced"] | PositiveFloat
+    weight_averaging: Share | None
 
 
 class Trainer(Section):

@@ -6,6 +6,7 @@ from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
 from ehrseq.nn.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooled, Pooling
+from ehrseq.nn.shortcut import SummaryShortcut
 
 __all__ = [
     "AttentionPooling",
@@ -23,6 +24,7 @@ __all__ = [
     "RecurrentEncoder",
     "SequenceInputs",
     "SequenceModel",
+    "SummaryShortcut",
     "last_state",
     "masked_softmax",
     "reverse_by_length",

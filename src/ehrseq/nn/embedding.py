@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
 
-FEATURES = ("value", "observed", "hours_since")
+FEATURES = ("value", "observed", "seen", "hours_since")
 # A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
 HOURS_UNIT = 24.0
 HOURS_LIMIT = 720.0
@@ -41,10 +41,11 @@ class GridEmbedding(nn.Module):
     Args:
         num_features: F, the number of features of the grid.
         num_statics: S, the number of static features.
-        projection: Size of a linear projection of the concatenation; none by default.
+        projection: Size of a projection of the concatenation, linear with ReLU; none by default.
+        input_dropout: Dropout probability of the concatenation, before it is projected.
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
-        features: Which of "value", "observed", "hours_since" the net sees; always concatenated in this order.
+        features: Which of "value", "observed", "seen" (observed in any step so far), "hours_since" the net sees; always concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -55,6 +56,7 @@ class GridEmbedding(nn.Module):
         num_features: int,
         num_statics: int,
         projection: int | None = None,
+        input_dropout: float = 0.0,
         dropout: float = 0.0,
         statics: Literal["steps", "none"] = "steps",
         features: Sequence[str] = FEATURES,
@@ -68,6 +70,7 @@ class GridEmbedding(nn.Module):
         self.linear: nn.Linear | None = None
         if projection is not None:
             self.linear = nn.Linear(self.input_size, check_count("projection", projection))
+        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
 
     @property
@@ -76,7 +79,7 @@ class GridEmbedding(nn.Module):
         return self.input_size if self.linear is None else self.linear.out_features
 
     def forward(self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor) -> Tensor:
-        """Embed each step on its own: no step sees another.
+        """Embed each step; no step sees a later one.
 
         Args:
             values: Normalised values with the gaps filled, (B, T, F).
@@ -92,13 +95,15 @@ class GridEmbedding(nn.Module):
             parts.append(values)
         if "observed" in self.features:
             parts.append(observed.to(values.dtype))
+        if "seen" in self.features:
+            parts.append(observed.to(values.dtype).cummax(dim=1).values)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
         if self.with_statics:
             parts.append(statics.to(values.dtype).unsqueeze(1).expand(-1, values.shape[1], -1))
-        embedded = torch.cat(parts, dim=-1)
+        embedded: Tensor = self.input_dropout(torch.cat(parts, dim=-1))
         if self.linear is not None:
-            embedded = self.linear(embedded)
+            embedded = torch.relu(self.linear(embedded))
         dropped: Tensor = self.dropout(embedded)
         return dropped
 

@@ -9,6 +9,7 @@ from ehrseq.nn.embedding import GridEmbedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.pooling import Pooling
+from ehrseq.nn.shortcut import SummaryShortcut
 
 
 class SequenceInputs(Protocol):
@@ -58,12 +59,20 @@ class SequenceModel(nn.Module):
         encoder: Steps to hidden states, (B, T, H).
         pooling: Hidden states to vectors, (B, H'), and weights, (B, T).
         head: Vectors to logits, (B,).
+        shortcut: Inputs to a logit that is added, (B,); none by default.
 
     Raises:
         ConfigError: If the blocks do not fit each other.
     """
 
-    def __init__(self, embedding: GridEmbedding, encoder: Encoder, pooling: Pooling, head: BinaryHead) -> None:
+    def __init__(
+        self,
+        embedding: GridEmbedding,
+        encoder: Encoder,
+        pooling: Pooling,
+        head: BinaryHead,
+        shortcut: SummaryShortcut | None = None,
+    ) -> None:
         super().__init__()
         _check_fit("encoder.input_size", getattr(encoder, "input_size", None), embedding.output_size)
         _check_fit("pooling.input_size", pooling.input_size, encoder.output_size)
@@ -73,6 +82,7 @@ class SequenceModel(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.head = head
+        self.shortcut = shortcut
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
         """Predict for a batch.
@@ -87,6 +97,8 @@ class SequenceModel(nn.Module):
         hidden: Tensor = self.encoder(steps, inputs.lengths)
         pooled = self.pooling(hidden, inputs.lengths)
         logits: Tensor = self.head(pooled.vector, inputs.statics)
+        if self.shortcut is not None:
+            logits = logits + self.shortcut(inputs.values, inputs.observed, inputs.statics, inputs.lengths)
         return Prediction(logits, pooled.weights, hidden)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -43,6 +43,7 @@ def fit(
     config: Trainer,
     folder: Path,
     sink: MetricSink,
+    weight_averaging: float | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Fitted:
     """Train until the monitored figure no longer gets better, and give the best weights.
@@ -54,6 +55,7 @@ def fit(
         config: How long and on what.
         folder: Where the checkpoints `best.ckpt` and `last.ckpt` go.
         sink: Receives the figures of each epoch.
+        weight_averaging: Decay of an exponential moving average of the weights, which is what is scored and kept.
         report: Prints a line an epoch where there is no terminal for bars.
 
     Raises:
@@ -67,6 +69,8 @@ def fit(
     callbacks: list[Callback] = [best, EpochMetrics(sink, None if bars else report)]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
+    if weight_averaging is not None:
+        callbacks.append(EMAWeightAveraging(decay=weight_averaging, use_buffers=False))
     if bars:
         callbacks.append(RichProgressBar(leave=False))
     # Lightning's own notes (which devices there are, tips, advertisements) say nothing about the experiment.

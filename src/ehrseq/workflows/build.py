@@ -76,7 +76,7 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Sequence
         num_features: F, timed codes of the vocabulary.
         num_statics: S, static features.
     """
-    from ehrseq.nn import BinaryHead, Encoder, GridEmbedding, Pooling, SequenceModel
+    from ehrseq.nn import BinaryHead, Encoder, GridEmbedding, Pooling, SequenceModel, SummaryShortcut
 
     embedding = build(
         config.embedding, "model.embedding", GridEmbedding, num_features=num_features, num_statics=num_statics
@@ -89,8 +89,12 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Sequence
         input_size=encoder.output_size,
         bidirectional=encoder.bidirectional,
     )
-    head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size)
-    return SequenceModel(embedding, encoder, pooling, head)
+    head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size, num_statics=num_statics)
+    shortcut = None
+    if config.shortcut is not None:
+        sizes = {"num_features": num_features, "num_statics": num_statics}
+        shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
+    return SequenceModel(embedding, encoder, pooling, head, shortcut)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

@@ -64,6 +64,7 @@ def learn(
         settings.trainer,
         folder,
         sink,
+        settings.optim.weight_averaging,
         report,
     )
     model.load_state_dict(fitted.weights)

@@ -21,11 +21,12 @@ def test_a_step_is_values_observed_ages_and_statics_side_by_side(inputs: tuple[T
     values, observed, hours, statics = inputs
     embedding = GridEmbedding(F, S)
     steps = embedding(*inputs)
-    assert steps.shape == (B, T, embedding.output_size) == (B, T, 3 * F + S)
+    assert steps.shape == (B, T, embedding.output_size) == (B, T, 4 * F + S)
     for b in range(B):
         for t in range(T):
             ages = [log1p(h) / log1p(24) for h in hours[b, t].tolist()]
-            expected = [*values[b, t].tolist(), *observed[b, t].tolist(), *ages, *statics[b].tolist()]
+            seen = [float(any(observed[b, : t + 1, f].tolist())) for f in range(F)]
+            expected = [*values[b, t].tolist(), *observed[b, t].tolist(), *seen, *ages, *statics[b].tolist()]
             assert steps[b, t].tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -44,16 +45,17 @@ def test_ages_grow_to_a_bound() -> None:
     [
         (["value"], [0]),
         (["observed"], [1]),
-        (["hours_since"], [2]),
+        (["seen"], [2]),
+        (["hours_since"], [3]),
         (["value", "observed"], [0, 1]),
-        (["hours_since", "value"], [0, 2]),
+        (["hours_since", "value"], [0, 3]),
     ],
 )
 def test_chosen_features_are_blocks_of_the_whole(
     inputs: tuple[Tensor, ...], features: list[str], blocks: list[int]
 ) -> None:
     embedding = GridEmbedding(F, S, statics="none", features=features)
-    whole = GridEmbedding(F, S)(*inputs).split([F, F, F, S], dim=-1)
+    whole = GridEmbedding(F, S)(*inputs).split([F, F, F, F, S], dim=-1)
     assert embedding.output_size == F * len(blocks)
     assert torch.equal(embedding(*inputs), torch.cat([whole[block] for block in blocks], dim=-1))
 
@@ -64,12 +66,12 @@ def test_observed_may_be_boolean(inputs: tuple[Tensor, ...]) -> None:
     assert torch.equal(embedding(values, observed.bool(), hours, statics), embedding(*inputs))
 
 
-def test_projection_is_a_linear_map_of_the_concatenation(inputs: tuple[Tensor, ...]) -> None:
+def test_projection_is_a_linear_map_with_relu_of_the_concatenation(inputs: tuple[Tensor, ...]) -> None:
     embedding = GridEmbedding(F, S, projection=5)
     assert embedding.output_size == 5
     assert embedding.linear is not None
     expected = GridEmbedding(F, S)(*inputs) @ embedding.linear.weight.T + embedding.linear.bias
-    assert torch.allclose(embedding(*inputs), expected, atol=1e-6)
+    assert torch.allclose(embedding(*inputs), expected.clamp(min=0), atol=1e-6)
 
 
 def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
@@ -89,13 +91,13 @@ def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
         ({"projection": 0}, "projection is 0; allowed are whole numbers from 1 up"),
         ({"dropout": 1.0}, "dropout is 1.0; allowed are numbers from 0 up to, but not including, 1"),
         ({"statics": "step"}, "statics is 'step'; allowed are 'steps', 'none' (did you mean 'steps'?)"),
-        ({"features": []}, "features is []; allowed is a list of at least one of value, observed, hours_since"),
+        ({"features": []}, "features is []; allowed is a list of at least one of value, observed, seen, hours_since"),
         ({"features": "value"}, "features is 'value'; allowed is a list of at least one of"),
         (
             {"features": ["values"]},
-            "features is 'values'; allowed are 'value', 'observed', 'hours_since' (did you mean",
+            "features is 'values'; allowed are 'value', 'observed', 'seen', 'hours_since' (did",
         ),
-        ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, observed, hours"),
+        ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, observed, seen"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -186,9 +186,9 @@ def test_with_two_directions_last_pooling_reads_the_whole_history_in_both() -> N
 
 
 def test_blocks_that_do_not_fit_are_named() -> None:
-    embedding, encoder = GridEmbedding(F, S), GRUEncoder(14, H)
+    embedding, encoder = GridEmbedding(F, S), GRUEncoder(18, H)
     with pytest.raises(
-        ConfigError, match=r"^encoder.input_size is 13; allowed is 14, which the block before it gives$"
+        ConfigError, match=r"^encoder.input_size is 13; allowed is 18, which the block before it gives$"
     ):
         SequenceModel(embedding, GRUEncoder(13, H), MeanPooling(H), BinaryHead(H))
     with pytest.raises(ConfigError, match=r"^pooling.input_size is 5; allowed is 6,"):
@@ -196,4 +196,4 @@ def test_blocks_that_do_not_fit_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^head.input_size is 6; allowed is 12,"):
         SequenceModel(embedding, encoder, AttentionPooling(H), BinaryHead(H))
     with pytest.raises(ConfigError, match=r"^pooling.bidirectional is False; allowed is True,"):
-        SequenceModel(embedding, GRUEncoder(14, H, bidirectional=True), LastPooling(2 * H), BinaryHead(2 * H))
+        SequenceModel(embedding, GRUEncoder(18, H, bidirectional=True), LastPooling(2 * H), BinaryHead(2 * H))

@@ -1,0 +1,73 @@
+"""A shortcut from the inputs to the logit, beside the recurrent way."""
+
+import torch
+from torch import Tensor, nn
+
+from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.masking import last_state, step_mask
+
+
+class SummaryShortcut(nn.Module):
+    """A small network on a summary of each feature over the whole history, whose logit is added to the recurrent one.
+
+    The summary of a feature is its mean, last, smallest and largest filled value and log(1 + how often it was observed).
+    With few histories a recurrent net spends them on finding just these again; given them, it learns what order and timing
+    add (the "wide" way of Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems").
+
+    Args:
+        num_features: F, the number of features of the grid.
+        num_statics: S, the number of static features.
+        hidden_size: Size of the hidden ReLU layer.
+        input_dropout: Dropout probability of the summary.
+        dropout: Dropout probability of the hidden layer.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_statics: int,
+        hidden_size: int = 32,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        size = check_count("num_features", num_features) * 5 + check_count("num_statics", num_statics, least=0)
+        self.layers = nn.Sequential(
+            nn.Dropout(check_probability("input_dropout", input_dropout)),
+            nn.Linear(size, check_count("hidden_size", hidden_size)),
+            nn.ReLU(),
+            nn.Dropout(check_probability("dropout", dropout)),
+            nn.Linear(hidden_size, 1, bias=False),
+        )
+
+    def forward(self, values: Tensor, observed: Tensor, statics: Tensor, lengths: Tensor) -> Tensor:
+        """The shortcut's part of the logits.
+
+        Args:
+            values: Normalised values with the gaps filled, (B, T, F).
+            observed: 1 where the value was measured in this step, (B, T, F).
+            statics: Normalised static features, (B, S).
+            lengths: Number of real steps of each history, (B,).
+
+        Returns:
+            (B,).
+        """
+        real = step_mask(lengths, values.shape[1]).unsqueeze(-1)
+        steps = lengths.clamp(min=1).unsqueeze(-1).to(values.dtype)
+        most = torch.finfo(values.dtype).max
+        summary = torch.cat(
+            [
+                (values * real).sum(1) / steps,
+                last_state(values, lengths),
+                values.masked_fill(~real, -most).amax(1),
+                values.masked_fill(~real, most).amin(1),
+                torch.log1p((observed * real).sum(1)) / 2,
+                statics.to(values.dtype),
+            ],
+            dim=-1,
+        )
+        logits: Tensor = self.layers(summary)
+        return logits.squeeze(-1)

@@ -1,0 +1,152 @@
+"""Every option of every group can be composed and built, and every mistake ends in one line with a suggestion."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from ehrseq.config.components import COMPONENTS
+from ehrseq.config.load import check, compose, dump_settings, groups, load_settings, overlay, override_keys, read_settings
+from ehrseq.config.schema import Settings
+from ehrseq.errors import ConfigError
+from ehrseq.sources.base import Source
+from ehrseq.workflows.build import build_model, build_optimizer, build_source, resolve
+
+REPOSITORY = Path(__file__).parent.parent.parent
+OPTIONS = [(group, option) for group, options in groups().items() for option in options]
+# Arguments that are counted from the data, not configured.
+COUNTED = {"num_features", "num_statics", "input_size", "bidirectional of pooling"}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
+def test_option_composes_and_builds(group: str, option: str) -> None:
+    settings = load_settings([f"{group}={option}"])
+    assert isinstance(build_source(settings.source), Source)
+    model = build_model(settings.model, num_features=7, num_statics=3)
+    optimizer = build_optimizer(settings.optim)(model.parameters())
+    assert sum(len(part["params"]) for part in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("target", sorted(COMPONENTS))
+def test_schema_agrees_with_constructor(target: str) -> None:
+    schema = COMPONENTS[target]
+    parameters = inspect.signature(resolve(target, "here")).parameters
+    fields = {name: field for name, field in schema.model_fields.items() if name != "target"}
+    assert set(fields) <= set(parameters)
+    if not target.startswith("ehrseq."):
+        return  # torch's own optimisers have more arguments than we offer
+    pooling = {"bidirectional"} if target.endswith("Pooling") else set()
+    assert set(parameters) - set(fields) <= COUNTED | pooling | {"labelled"}
+    for name, field in fields.items():
+        if not field.is_required():
+            assert parameters[name].default == field.default, name
+
+
+def test_params_yaml_is_the_composed_configuration() -> None:
+    committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    assert committed == compose()
+    assert read_settings(REPOSITORY / "params.yaml") == load_settings()
+    assert yaml.safe_load(dump_settings(load_settings())) == committed
+
+
+def test_params_yaml_is_what_dvc_composes(tmp_path: Path) -> None:
+    hydra = pytest.importorskip("dvc.utils.hydra", reason="DVC is not installed")
+    target = tmp_path / "params.yaml"
+    hydra.compose_and_dump(str(target), str(REPOSITORY / "conf"), None, "config", "", [])
+    assert yaml.safe_load(target.read_text()) == yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+
+
+MISTAKES = [
+    (["modle=gru"], "unknown key 'modle'; did you mean 'model'?"),
+    (["model=gur"], "model=gur: no such option; did you mean 'gru'?"),
+    (["model/pooling=atention"], "model/pooling=atention: no such option; did you mean 'attention'?"),
+    (["model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
+    (["+model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
+    (["source=physionet2012", "source.pth=x"], "unknown key 'source.pth'; did you mean 'path'?"),
+    (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
+    (["representation.aggregate=lst"], "representation.aggregate=lst is not possible; did you mean 'last'?"),
+    (["trainer.accelerator=gpus"], "trainer.accelerator=gpus is not possible; did you mean 'gpu'?"),
+    (["model.encoder.hidden_size=abc"], "model.encoder.hidden_size=abc is not possible: input should be a valid integer"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs=0 is not possible: input should be greater than 0"),
+    (["split.tuning=0.9"], "split: tuning (0.9) + held_out (0.2) leave no subjects for train"),
+    (["split.folds=3", "split.fold=3"], "split: fold is 3, but with folds=3 it is 0 to 2"),
+    (["seed=1,2"], "'seed=1,2' gives several values; add -m to run them all"),
+    (["gru"], "'gru' is not an override; write key=value"),
+    (["~seed"], "seed is missing"),
+    (["experiment=dmo"], "experiment=dmo: no such option; did you mean 'demo'?"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(item[0]) for item in MISTAKES])
+def test_mistake_ends_in_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(words)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+TARGETS = [
+    "os.system",
+    "pandas.read_pickle",
+    "builtins.open",
+    "joblib.load",
+    "torch.load",
+    "ehrseq.nn.LSTMEncodr",
+    "ehrseq.sources.nowhere.Source",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_outside_the_list_are_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        load_settings([f"model.encoder._target_={target}"])
+
+
+@pytest.mark.parametrize("target", ["torch.nn.functional.os.system", "torch.optim.Nothing", "torch.nn.functional.relu"])
+def test_what_a_target_resolves_to_is_looked_at(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.encoder: _target_"):
+        resolve(target, "model.encoder")
+
+
+def test_a_class_of_the_wrong_kind_is_refused() -> None:
+    settings = load_settings(["model.encoder._target_=torch.nn.Identity"])
+    with pytest.raises(ConfigError, match=r"model\.encoder: torch\.nn\.Identity is not a Encoder"):
+        build_model(settings.model, 3, 1)
+
+
+def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EHRSEQ_ALLOWED_TARGETS", "collections:ourlab")
+    assert resolve("collections.OrderedDict", "here").__name__ == "OrderedDict"
+    settings = load_settings(["model.encoder._target_=ourlab.nets.Best", "+model.encoder.depth=3"])
+    assert settings.model.encoder.arguments()["depth"] == 3
+
+
+def test_options_of_the_users_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "optim").mkdir()
+    text = Path(REPOSITORY / "conf" / "optim" / "adam.yaml").read_text().replace("0.001", "0.5")
+    (tmp_path / "optim" / "bold.yaml").write_text(text)
+    assert load_settings(["optim=bold"], tmp_path).optim.optimizer.arguments()["lr"] == 0.5
+    with pytest.raises(ConfigError, match="did you mean 'bold'"):
+        load_settings(["optim=bald"], tmp_path)
+    with pytest.raises(ConfigError, match="no such folder"):
+        load_settings([], tmp_path / "nowhere")
+
+
+def test_settings_are_frozen_and_yaml_holds_no_more() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 3  # type: ignore[misc]
+    assert check(settings.plain()) == settings
+    assert set(Settings.model_fields) == set(compose())
+    assert {"model", "model/pooling", "optim.optimizer.lr", "seed"} <= set(override_keys())
+
+
+def test_a_finished_run_keeps_what_it_was_trained_with() -> None:
+    base = load_settings(["model=gru", "seed=5", "evaluate.replicates=7"])
+    changed = overlay(base, ["evaluate.level=0.9", "tracking=none"], None, ("evaluate", "tracking"))
+    assert (changed.evaluate.level, changed.evaluate.replicates, changed.seed) == (0.9, 7, 5)
+    assert changed.model == base.model
+    assert not changed.tracking.enabled
+    with pytest.raises(ConfigError, match=r"model=lstm: a finished run has fixed model"):
+        overlay(base, ["model=lstm"], None, ("evaluate",))
