@@ -124,7 +124,7 @@ def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_of_the_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "optim").mkdir()
-    text = Path(REPOSITORY / "conf" / "optim" / "adam.yaml").read_text().replace("0.001", "0.5")
+    text = Path(REPOSITORY / "conf" / "optim" / "adam.yaml").read_text().replace("0.002", "0.5")
     (tmp_path / "optim" / "bold.yaml").write_text(text)
     assert load_settings(["optim=bold"], tmp_path).optim.optimizer.arguments()["lr"] == 0.5
     with pytest.raises(ConfigError, match="did you mean 'bold'"):
