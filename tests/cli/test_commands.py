@@ -33,7 +33,9 @@ def test_help_teaches_and_imports_nothing_heavy(ehrseq: Command, tmp_path: Path)
     assert done.returncode == 0
     for word in ("prepare", "train", "evaluate", "explain", "predict", "config", "ui", "source=physionet2012", "-m"):
         assert word in done.stdout
-    script = "import sys; from ehrseq.cli import main; main(['config'], standalone_mode=False); print(sorted(sys.modules))"
+    script = (
+        "import sys; from ehrseq.cli import main; main(['config'], standalone_mode=False); print(sorted(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "hidden_size: 64" in done.stdout
     for heavy in ("torch", "mlflow", "pytorch_lightning", "polars", "matplotlib"):
@@ -105,7 +107,9 @@ def test_mlflow_holds_the_run_and_no_identifier(trained: Path) -> None:
     names = {path.name for path in files}
     assert {"roc.png", "timeline_01.png", "attention.parquet", "metrics_table.json", "model.safetensors"} <= names
     # Subjects are numbered 1000001 to 1000600, predicted in 2020 or 2021.
-    secrets = [str(number) for number in pl.read_parquet(run_folder(trained) / "evaluate/predictions.parquet")["subject_id"]]
+    secrets = [
+        str(number) for number in pl.read_parquet(run_folder(trained) / "evaluate/predictions.parquet")["subject_id"]
+    ]
     for path in files:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path)
@@ -194,7 +198,9 @@ def test_multirun_checks_every_value_first(ehrseq: Command, tmp_path: Path) -> N
 
 def test_a_kill_ends_the_run_as_killed(tmp_path: Path) -> None:
     words = ["train", "source.n_subjects=600", "trainer.max_epochs=5000", "trainer.patience=null"]
-    process = subprocess.Popen([EHRSEQ, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [EHRSEQ, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epoch") and (tmp_path / "mlflow.db").exists():
@@ -211,7 +217,12 @@ def test_a_kill_ends_the_run_as_killed(tmp_path: Path) -> None:
 def test_completion_and_ui(ehrseq: Command, tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_EHRSEQ_COMPLETE" in ehrseq("completion", shell, cwd=tmp_path).stdout
-    environment = {**os.environ, "_EHRSEQ_COMPLETE": "bash_complete", "COMP_WORDS": "ehrseq train model=", "COMP_CWORD": "2"}
+    environment = {
+        **os.environ,
+        "_EHRSEQ_COMPLETE": "bash_complete",
+        "COMP_WORDS": "ehrseq train model=",
+        "COMP_CWORD": "2",
+    }
     done = subprocess.run([EHRSEQ], env=environment, capture_output=True, text=True, check=False)
     assert {"plain,model=gru", "plain,model=lstm"} <= set(done.stdout.split())
     done = ehrseq("ui", cwd=tmp_path)

@@ -21,7 +21,12 @@ def write_stays(folder: Path, first: int, count: int) -> dict[int, int]:
     for record in range(first, first + count):
         rate = generator.uniform(60, 140)
         deaths[record] = int(generator.random() < (0.8 if rate > 110 else 0.1))
-        rows = [f"00:00,RecordID,{record}", f"00:00,Age,{generator.randint(30, 90)}", "00:00,Gender,0", "00:00,Weight,-1"]
+        rows = [
+            f"00:00,RecordID,{record}",
+            f"00:00,Age,{generator.randint(30, 90)}",
+            "00:00,Gender,0",
+            "00:00,Weight,-1",
+        ]
         for hour in sorted(generator.sample(range(48), generator.randint(0, 20))):
             rows += [f"{hour:02d}:{generator.randint(0, 59):02d},HR,{rate + generator.gauss(0, 5):.0f}"]
         (folder / f"{record}.txt").write_text("\n".join(["Time,Parameter,Value", *rows]) + "\n")
@@ -37,7 +42,13 @@ def work(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
     (folder / "Outcomes-a.txt").write_text("\n".join(lines) + "\n")
     write_stays(folder / "new", 5000, 60)
     (folder / "new" / "9999.txt").write_text("Time,Parameter,Value\n00:00,RecordID,9999\n03:00,Novelty,5\n")
-    words = ("source=physionet2012", "source.path=set-a", "trainer.max_epochs=3", "explain=none", "evaluate.replicates=0")
+    words = (
+        "source=physionet2012",
+        "source.path=set-a",
+        "trainer.max_epochs=3",
+        "explain=none",
+        "evaluate.replicates=0",
+    )
     done = ehrseq("train", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from ehrseq.config.components import COMPONENTS
-from ehrseq.config.load import check, compose, dump_settings, groups, load_settings, overlay, override_keys, read_settings
+from ehrseq.config.load import (
+    check,
+    compose,
+    dump_settings,
+    groups,
+    load_settings,
+    overlay,
+    override_keys,
+    read_settings,
+)
 from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
@@ -66,7 +76,10 @@ MISTAKES = [
     (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
     (["representation.aggregate=lst"], "representation.aggregate=lst is not possible; did you mean 'last'?"),
     (["trainer.accelerator=gpus"], "trainer.accelerator=gpus is not possible; did you mean 'gpu'?"),
-    (["model.encoder.hidden_size=abc"], "model.encoder.hidden_size=abc is not possible: input should be a valid integer"),
+    (
+        ["model.encoder.hidden_size=abc"],
+        "model.encoder.hidden_size=abc is not possible: input should be a valid integer",
+    ),
     (["trainer.max_epochs=0"], "trainer.max_epochs=0 is not possible: input should be greater than 0"),
     (["split.tuning=0.9"], "split: tuning (0.9) + held_out (0.2) leave no subjects for train"),
     (["split.folds=3", "split.fold=3"], "split: fold is 3, but with folds=3 it is 0 to 2"),
@@ -124,7 +137,7 @@ def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_of_the_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "optim").mkdir()
-    text = Path(REPOSITORY / "conf" / "optim" / "adam.yaml").read_text().replace("0.002", "0.5")
+    text = Path(REPOSITORY / "conf" / "optim" / "adam.yaml").read_text().replace("0.003", "0.5")
     (tmp_path / "optim" / "bold.yaml").write_text(text)
     assert load_settings(["optim=bold"], tmp_path).optim.optimizer.arguments()["lr"] == 0.5
     with pytest.raises(ConfigError, match="did you mean 'bold'"):
@@ -136,7 +149,7 @@ def test_options_of_the_users_own_folder(tmp_path: Path) -> None:
 def test_settings_are_frozen_and_yaml_holds_no_more() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
-        settings.seed = 3  # type: ignore[misc]
+        settings.seed = 3
     assert check(settings.plain()) == settings
     assert set(Settings.model_fields) == set(compose())
     assert {"model", "model/pooling", "optim.optimizer.lr", "seed"} <= set(override_keys())

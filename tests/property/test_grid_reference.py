@@ -7,12 +7,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ehrseq.config.schema import Loader, Representation
 from ehrseq.data import HistoryDataset, OrderedBatches, SequenceBatch, ShuffledBatches
 from ehrseq.data.grid import Grid
 from ehrseq.store import Arrays, Store
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 HOUR = 3_600_000_000
 CODES = ("a", "b", "c")
@@ -175,7 +176,7 @@ def test_every_sample_is_served_once_an_epoch(lengths: list[int], batch_size: in
     array = np.array(lengths)
     shuffled = ShuffledBatches(array, batch_size, seed)
     first = [batch.tolist() for batch in shuffled]
-    assert sorted(sum(first, [])) == list(range(len(lengths)))
+    assert sorted(position for batch in first for position in batch) == list(range(len(lengths)))
     assert len(first) == len(shuffled)
     assert first == [batch.tolist() for batch in shuffled]
     ordered = OrderedBatches(array, batch_size)

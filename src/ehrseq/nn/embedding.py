@@ -45,7 +45,8 @@ class GridEmbedding(nn.Module):
         input_dropout: Dropout probability of the concatenation, before it is projected.
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
-        features: Which of "value", "observed", "seen" (observed in any step so far), "hours_since" the net sees; always concatenated in this order.
+        features: Which of "value", "observed", "seen" (observed in any step so far) and "hours_since" the net sees;
+            always concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.

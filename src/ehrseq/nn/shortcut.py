@@ -10,9 +10,9 @@ from ehrseq.nn.masking import last_state, step_mask
 class SummaryShortcut(nn.Module):
     """A small network on a summary of each feature over the whole history, whose logit is added to the recurrent one.
 
-    The summary of a feature is its mean, last, smallest and largest filled value and log(1 + how often it was observed).
-    With few histories a recurrent net spends them on finding just these again; given them, it learns what order and timing
-    add (the "wide" way of Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems").
+    The summary of a feature is its mean, last, largest and smallest filled value and log(1 + how often it was
+    observed). With few histories a recurrent net spends them on finding just these again; given them, it learns what
+    order and timing add (the "wide" way of Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems").
 
     Args:
         num_features: F, the number of features of the grid.

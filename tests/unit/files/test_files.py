@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ehrseq.errors import EhrseqError
 from ehrseq.files import (
     atomic_file,
@@ -18,7 +19,7 @@ from ehrseq.files import (
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(RuntimeError), atomic_folder(target) as staging:
+    with pytest.raises(RuntimeError), atomic_folder(target) as staging:  # noqa: PT012
         (staging / "half").write_text("x")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
@@ -43,7 +44,7 @@ def test_old_folder_stays_when_the_new_one_fails(tmp_path: Path) -> None:
 def test_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "x.csv"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(target) as staging:
+    with pytest.raises(RuntimeError), atomic_file(target) as staging:  # noqa: PT012
         staging.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old"
@@ -108,7 +109,7 @@ def test_digests(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("1")
     (tmp_path / "y").write_text("2")
     first = digest_files(tmp_path.iterdir(), tmp_path)
-    assert first == digest_files(reversed(sorted(tmp_path.iterdir())), tmp_path)
+    assert first == digest_files(sorted(tmp_path.iterdir(), reverse=True), tmp_path)
     (tmp_path / "y").write_text("3")
     assert digest_files(tmp_path.iterdir(), tmp_path) != first
     with pytest.raises(EhrseqError, match="missing"):

@@ -3,6 +3,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 import pytest
+
 from ehrseq.config.schema import Split
 from ehrseq.errors import DataError
 from ehrseq.meds.splits import assign_splits, hash_subjects
@@ -45,7 +46,8 @@ def test_split_is_by_subject_and_independent_of_row_order() -> None:
 def test_seeds_give_unrelated_splits() -> None:
     table = labels(2000)
     first, second = (
-        assign_splits(table, BASE.model_copy(update={"seed": seed}))["split"].eq("held_out").to_numpy() for seed in (0, 1)
+        assign_splits(table, BASE.model_copy(update={"seed": seed}))["split"].eq("held_out").to_numpy()
+        for seed in (0, 1)
     )
     # Two independent fifths share a fifth of themselves: 80 of 400, standard deviation 7.
     assert 50 < (first & second).sum() < 110
@@ -70,7 +72,7 @@ def test_hash_is_pinned() -> None:
     assert [f"{value:016x}" for value in got] == PINNED
 
 
-PINNED = ['e8d6265b175d82fc', '1462986577003bd2', '4869d27799c3b178', '328d4957968f4938', '8dd7cbe8df8125ea']
+PINNED = ["e8d6265b175d82fc", "1462986577003bd2", "4869d27799c3b178", "328d4957968f4938", "8dd7cbe8df8125ea"]
 
 
 def test_one_class_and_too_few_are_refused() -> None:

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
 from ehrseq import metrics
 from ehrseq.metrics.binary import mass_bins
 from ehrseq.metrics.figures import wilson
 from ehrseq.metrics.intervals import METRICS, bootstrap
-from numpy.typing import NDArray
-from sklearn import metrics as reference
 
 Floats = NDArray[np.float64]
 PAIRS = [
@@ -85,7 +86,9 @@ def test_replicates_equal_a_slow_loop_over_the_same_draws() -> None:
 def test_interval_is_drawn_by_subject() -> None:
     label, probability, _ = draw(6, 400, ties=False)
     once = metrics.evaluate_binary(label, probability, np.arange(400), seed=2)["auroc"]
-    copies = metrics.evaluate_binary(np.tile(label, 9), np.tile(probability, 9), np.tile(np.arange(400), 9), seed=2)["auroc"]
+    copies = metrics.evaluate_binary(np.tile(label, 9), np.tile(probability, 9), np.tile(np.arange(400), 9), seed=2)[
+        "auroc"
+    ]
     naive = metrics.evaluate_binary(np.tile(label, 9), np.tile(probability, 9), np.arange(3600), seed=2)["auroc"]
     width = [item.ci_high - item.ci_low for item in (once, copies, naive)]  # type: ignore[operator]
     assert width[1] == pytest.approx(width[0], rel=0.1)

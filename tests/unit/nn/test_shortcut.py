@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from ehrseq.errors import ConfigError
 from ehrseq.nn import SummaryShortcut
 
@@ -16,6 +18,8 @@ def test_summary_against_a_plain_loop() -> None:
     statics = torch.randn(B, S, dtype=torch.float64)
     lengths = torch.tensor([6, 1, 4, 2])
     first, last = shortcut.layers[1], shortcut.layers[4]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
     got = shortcut(values, observed, statics, lengths)
     for row, length in enumerate(lengths.tolist()):
         columns = [values[row, :length, f].tolist() for f in range(F)]

@@ -2,10 +2,12 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
@@ -46,7 +48,12 @@ def dataset(folder: Path, events: list[Row]) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "metadata").mkdir()
     rows = [(s, None if h is None else START + timedelta(hours=h), c, v) for s, h, c, v in events]
-    columns = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String, "numeric_value": pl.Float32}
+    columns: dict[str, Any] = {
+        "subject_id": pl.Int64,
+        "time": pl.Datetime("us"),
+        "code": pl.String,
+        "numeric_value": pl.Float32,
+    }
     write.write_events(pl.DataFrame(rows, schema=columns, orient="row"), folder / "data" / "0.parquet")
     repair = {"low": 77.0, "high": 113.0, "scale": 5 / 9, "offset": -160 / 9}
     codes = [{"code": "temp", "description": "", "unit": "C", "low": 25.0, "high": 45.0, "repairs": [repair]}]
@@ -96,7 +103,7 @@ def test_arrays_and_report(fitted: tuple[Path, Preprocessor]) -> None:
     assert np.diff(arrays.offset).tolist() == [2, 2, 1, 1, 1]
     spread = np.std([36, 37, 38])
     expected = [-1 / spread, 0, 1 / spread, np.nan, np.nan, 2.0, -2.0]  # the last two are clipped
-    np.testing.assert_allclose(arrays.value, expected, atol=1e-5)
+    np.testing.assert_allclose(arrays.value, np.array(expected, np.float64), atol=1e-5)
     assert arrays.code.tolist() == [1, 1, 1, 0, 0, 1, 1]
     assert arrays.static[:, 0].tolist() == [1, 1, 1, 0, 0]
     assert arrays.static[:, 2].tolist() == [0, 1, 1, 0, 0]
@@ -153,6 +160,8 @@ def test_defaults_fit_real_stays_within_limits(test_data: Path, tmp_path: Path) 
     report = prepared.report()
     assert report["events"].sum() + 4000 + 2223 == 1_757_980
     # The same again: the same bytes.
-    again = prepare.run(settings.model_copy(update={"paths": settings.paths.model_copy(update={"data": str(tmp_path / "b")})}))
+    again = prepare.run(
+        settings.model_copy(update={"paths": settings.paths.model_copy(update={"data": str(tmp_path / "b")})})
+    )
     for file in sorted(prepared.store.iterdir()):
         assert file.read_bytes() == (again.store / file.name).read_bytes(), file.name

@@ -11,11 +11,12 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from meds.schema import CodeMetadataSchema, DataSchema, LabelSchema
+
 from ehrseq.config.load import load_settings
 from ehrseq.errors import DataError
 from ehrseq.sources.physionet2012 import PhysioNet2012Source
 from ehrseq.workflows import prepare
-from meds.schema import CodeMetadataSchema, DataSchema, LabelSchema
 
 ADMISSION = datetime(2000, 1, 1)
 HEADER = "Time,Parameter,Value\n"
@@ -59,7 +60,11 @@ def prepare_here(path: Path, *words: str) -> prepare.Prepared:
 
 
 BROKEN_STAYS: list[tuple[str, str | bytes, str]] = [
-    ("text", HEADER + "00:00,RecordID,7\n01:00,HR,fast\n", r"7\.txt.*row 3, column Value: 'fast' \(HR\) is not a number"),
+    (
+        "text",
+        HEADER + "00:00,RecordID,7\n01:00,HR,fast\n",
+        r"7\.txt.*row 3, column Value: 'fast' \(HR\) is not a number",
+    ),
     ("nan", HEADER + "01:00,HR,nan\n", r"7\.txt.*row 2, column Value: 'nan'.*finite"),
     ("huge", HEADER + "01:00,HR,1e999\n", r"7\.txt.*row 2, column Value: '1e999'.*finite"),
     ("empty value", HEADER + "01:00,HR,\n", r"7\.txt.*row 2, column Value: ''"),
@@ -76,7 +81,9 @@ BROKEN_STAYS: list[tuple[str, str | bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), [case[1:] for case in BROKEN_STAYS], ids=[case[0] for case in BROKEN_STAYS])
+@pytest.mark.parametrize(
+    ("text", "message"), [case[1:] for case in BROKEN_STAYS], ids=[case[0] for case in BROKEN_STAYS]
+)
 def test_broken_stay_is_named(make: Callable[..., Path], text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare_here(make({"7.txt": text}))

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ehrseq.errors import EhrseqError
 from ehrseq.store import Arrays, open_store, write_store
 

@@ -1,0 +1,148 @@
+"""That it learns what is there, nothing that is not, and the same every time."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ehrseq.audit.shuffled import permute_labels
+from ehrseq.config.load import load_settings
+from ehrseq.config.schema import Settings
+from ehrseq.data import HistoryDataset
+from ehrseq.data.grid import Grid
+from ehrseq.errors import TrainingError
+from ehrseq.files import read_json
+from ehrseq.store import Store
+from ehrseq.training import inference
+from ehrseq.training.schedule import cosine_with_warmup
+from ehrseq.workflows import experiment, prepare
+from ehrseq.workflows.build import build_model
+from ehrseq.workflows.learn import learn, positive_weight
+from ehrseq.workflows.runs import open_run
+
+
+def settings_for(folder: Path, *words: str) -> Settings:
+    base = [f"paths.data={folder / 'data'}", f"paths.runs={folder / 'runs'}", "tracking=none", "trainer=cpu"]
+    return load_settings([*base, "explain=none", "trainer.progress=false", *words])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Store]:
+    settings = settings_for(tmp_path_factory.mktemp("small"), "source.n_subjects=600", "trainer.max_epochs=2")
+    return settings, prepare.run(settings).open()
+
+
+def test_learns_the_rule_but_not_permuted_labels(tmp_path: Path) -> None:
+    words = ("source.n_subjects=4000", "trainer.max_epochs=5", "audit.shuffled_labels=true", "evaluate.replicates=50")
+    result = experiment.run(settings_for(tmp_path, *words))
+    value = {name: item["value"] for name, item in result.metrics.items()}
+    auroc, ceiling = value["held_out/auroc"], value["held_out/planted_rule_auroc"]
+    assert auroc is not None
+    assert ceiling is not None
+    assert 0.80 < auroc < ceiling
+    control = value["control/shuffled_labels_auroc"]
+    # 800 held-out histories, 230 of them positive: a standard error of 0.023; four of them.
+    assert control == pytest.approx(0.5, abs=0.092)
+
+
+def test_the_same_seed_gives_the_same_bytes(small: tuple[Settings, Store], tmp_path: Path) -> None:
+    settings, store = small
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        model, _ = learn(settings.model_copy(update={"seed": seed}), store, tmp_path / name, lambda *_: None)
+        weights.append(b"".join(value.numpy().tobytes() for _, value in sorted(model.state_dict().items())))
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "source.n_subjects=600", "trainer.max_epochs=6", "evaluate.split=tuning")
+    result = experiment.run(settings)
+    manifest = read_json(result.folder / "train" / "manifest.json")
+    lines = (result.folder / "train" / "history.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    losses = [float(line.split(",")[columns.index("tuning/loss")]) for line in lines[1:]]
+    assert manifest["best_epoch"] == int(np.argmin(losses)) + 1
+    # The kept weights give the very figure that was logged in that epoch.
+    loss = json.loads((result.folder / "evaluate" / "metrics.json").read_text())["tuning/log_loss"]["value"]
+    assert loss == pytest.approx(min(losses), abs=1e-6)
+    assert open_run(result.folder).settings.trainer.max_epochs == 6
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+def test_batch_size_changes_no_prediction(
+    small: tuple[Settings, Store], model: str, pooling: str, tmp_path: Path
+) -> None:
+    _, store = small
+    words = [
+        f"model={model}",
+        f"model/pooling={pooling}",
+        "model.encoder.bidirectional=true",
+        "model.encoder.num_layers=2",
+    ]
+    settings = settings_for(tmp_path, *words)
+    torch.manual_seed(0)
+    net = build_model(settings.model, len(store.codes), len(store.statics))
+    dataset = HistoryDataset(Grid(store, settings.representation), store.samples("held_out")[:40])
+    scores = []
+    for size in (1, 7, 40):
+        loader = settings.loader.model_copy(update={"eval_batch_size": size})
+        scores.append(inference.score(net, dataset.ordered(loader), torch.device("cpu")))
+    for other in scores[1:]:
+        assert other.samples.tolist() == scores[0].samples.tolist() == dataset.samples.tolist()
+        np.testing.assert_allclose(other.probability, scores[0].probability, atol=1e-6)
+
+
+def test_one_batch_can_be_overfitted(small: tuple[Settings, Store], tmp_path: Path) -> None:
+    _, store = small
+    split = np.full_like(store.arrays.sample_split, -1)
+    few = store.samples("train")[:16]
+    split[few] = 0
+    arrays = replace(store.arrays, sample_split=np.where(store.arrays.sample_split == 1, 1, split).astype(np.int8))
+    words = ["trainer.max_epochs=150", "trainer.patience=null", "optim.weight_averaging=null", "model.shortcut=null"]
+    words += ["model.embedding.input_dropout=0", "model.head.dropout=0", "optim.schedule=constant"]
+    losses: list[float] = []
+    settings = settings_for(tmp_path, "source.n_subjects=600", *words, "optim.optimizer.lr=0.01")
+    learn(settings, replace(store, arrays=arrays), tmp_path, lambda metrics, _: losses.append(metrics["train/loss"]))
+    assert losses[-1] < 0.02
+
+
+def test_a_loss_that_is_no_number_ends_in_one_message(small: tuple[Settings, Store], tmp_path: Path) -> None:
+    _, store = small
+    words = (
+        "source.n_subjects=600",
+        "optim.optimizer.lr=1e30",
+        "trainer.gradient_clip=null",
+        "optim.weight_averaging=null",
+    )
+    with pytest.raises(TrainingError, match=r"training loss became \w+ in epoch \d+; lower optim\.optimizer\.lr"):
+        learn(settings_for(tmp_path, *words), store, tmp_path, lambda *_: None)
+
+
+def test_permuted_labels_keep_each_splits_prevalence(small: tuple[Settings, Store]) -> None:
+    arrays = small[1].arrays
+    permuted = permute_labels(arrays, seed=1)
+    for split in (0, 1, 2):
+        rows = arrays.sample_split == split
+        assert permuted.sample_label[rows].sum() == arrays.sample_label[rows].sum()
+    assert (permuted.sample_label != arrays.sample_label).any()
+    assert permute_labels(arrays, seed=1).sample_label.tolist() == permuted.sample_label.tolist()
+
+
+def test_class_weights() -> None:
+    optim = load_settings().optim
+    targets = np.array([0, 0, 0, 1], np.float32)
+    assert positive_weight(optim, targets) == 1.0
+    assert positive_weight(optim.model_copy(update={"class_weight": "balanced"}), targets) == 3.0
+    assert positive_weight(optim.model_copy(update={"class_weight": 2.5}), targets) == 2.5
+
+
+def test_schedule_against_its_definition() -> None:
+    factor = cosine_with_warmup(steps=110, warmup=10)
+    assert [factor(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert [factor(step) for step in (10, 35, 60, 110)] == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, 0], abs=1e-9)
+    assert cosine_with_warmup(110, 10, decay=False)(90) == 1.0
