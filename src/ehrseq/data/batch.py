@@ -15,7 +15,7 @@ class SequenceBatch:
     """B histories, padded at the end to the T steps of the longest.
 
     Attributes:
-        values: (B, T, F) float32, normalised; the last value seen up to this step, 0 (the train median) before the
+        values: (B, T, F) float32, normalised; the last value seen up to this step, 0 (the train centre) before the
         first.
         observed: (B, T, F) float32, 1 where the value was measured in this very step.
         hours_since: (B, T, F) float32, hours from the last measurement to the end of the step; before the first

@@ -1,6 +1,6 @@
 """Pictures of attention: one history on a timeline, a cohort as a heat map.
 
-A timeline shows hours before prediction and how far values lie from the train median, never dates, identifiers or raw
+A timeline shows hours before prediction and how far values lie from the train centre, never dates, identifiers or raw
 values: it may go where the data may not.
 """
 
@@ -58,7 +58,7 @@ def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: floa
         )
         main.set_yticks(range(len(shown)), [_short(store.codes[number]) for number in shown], fontsize=8)
         main.set(xlabel="hours before prediction", xlim=(oldest, 0), ylim=(len(shown) - 0.5, -0.5))
-        figure.colorbar(dots, ax=[top, main], label="value, in spreads from the train median", shrink=0.6, pad=0.01)
+        figure.colorbar(dots, ax=[top, main], label="value, in spreads from the train centre", shrink=0.6, pad=0.01)
 
 
 def _rows_to_show(code: np.ndarray, value: np.ndarray) -> list[int]:

@@ -97,7 +97,7 @@ def _fill_static(
     value: NDArray[np.float32],
     preprocessor: Preprocessor,
 ) -> None:
-    """Presence of each static code and the value of numeric ones; what is absent stays 0, the train median."""
+    """Presence of each static code and the value of numeric ones; what is absent stays 0, the train centre."""
     column = 0
     for entry in preprocessor.static_entries:
         hit = number == preprocessor.entries.index(entry)

@@ -24,6 +24,8 @@ from ehrseq.tracking.spool import Entry
 # Limits of MLflow's own API for one batch.
 _METRICS, _PARAMS, _PARAM_LENGTH = 1000, 100, 6000
 _SQLITE = "sqlite:///"
+# Opens the pages for trained models, not those for language-model traces.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -109,7 +111,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith(_SQLITE):
         location = (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts" / name).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
     except MlflowException:
         # Another process was faster.
         found = client.get_experiment_by_name(name)

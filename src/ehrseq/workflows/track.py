@@ -17,6 +17,7 @@ import polars as pl
 
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_file, read_json, read_manifest
+from ehrseq.metrics.intervals import METRICS
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows import evaluate, explain
 from ehrseq.workflows.console import say
@@ -48,6 +49,7 @@ def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folde
     tracker.params(dict(_flat(plain)))
     tracker.tags(
         {
+            "mlflow.source.name": "ehrseq",
             "ehrseq.run_folder": str(folder),
             "ehrseq.source": prepared.dataset.name.rpartition("-")[0],
             "ehrseq.task": settings.task.name,
@@ -145,7 +147,8 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
         f"| metric ({split}) | value | {settings.evaluate.level:.0%} interval |",
         "| --- | --- | --- |",
     ]
-    for name, estimate in metrics.items():
+    headline = {f"{split}/{name}": rank for rank, name in enumerate(METRICS)}
+    for name, estimate in sorted(metrics.items(), key=lambda item: headline.get(item[0], len(headline))):
         lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
     sizes = ", ".join(f"{name} {part['samples']:,} ({part['positive']:,} positive)" for name, part in counts.items())
     lines += [
