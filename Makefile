@@ -36,7 +36,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/first_step.py
+	$(BIN)/python benchmarks/waiting.py
 
 ui: $(VENV)/.core
 	$(BIN)/ehrseq ui

@@ -6,7 +6,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
 
 import ehrseq
 
@@ -14,7 +13,6 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 
 def test_wheel_holds_the_configuration_and_finds_it(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="the build backend is not installed")
     words = ["pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(REPOSITORY)]
     subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

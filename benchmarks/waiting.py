@@ -1,9 +1,10 @@
-"""How long a user waits: from set-a.tar.gz to the first training step, and again on the prepared store.
+"""How long a user waits: for help, for the first training step from set-a.tar.gz, for it again, for predictions.
 
-    python benchmarks/first_step.py [path of set-a.tar.gz] [--runs 5]
+    python benchmarks/waiting.py [path of set-a.tar.gz] [--runs 5]
 
-Each run starts `ehrseq train` in an empty folder, as a user would, and notes when its lines arrive. The yardstick, in
-the same run, is the bare import of what a training needs (torch, Lightning, MLflow): nothing on this stack is faster.
+Each run starts `ehrseq` processes in an empty folder, as a user would, and notes when their lines arrive. The
+yardstick, in the same run, is the bare import of what a training needs (torch, Lightning, MLflow): nothing on this
+stack is faster.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "first_step.json"
+RESULT = ROOT / "benchmarks" / "results" / "waiting.json"
 EHRSEQ = Path(sys.executable).parent / "ehrseq"
 
 
@@ -36,22 +37,35 @@ def time_to(line_start: str, command: list[str], folder: Path) -> float:
     raise RuntimeError(f"no line began with {line_start!r}: {''.join(lines)}")
 
 
-def import_time() -> float:
-    """Seconds of the bare imports."""
+def time_of(command: list[str], folder: Path) -> float:
+    """Seconds of a whole process."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch, pytorch_lightning, mlflow.tracking"], check=True)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def one_run(archive: Path) -> dict[str, float]:
-    """One newcomer: first training on raw data, second with another seed on the store."""
+    """One newcomer: help, first training on raw data, second with another seed on the store, scoring of raw stays."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = [str(EHRSEQ), "train", "source=physionet2012", f"source.path={archive}"]
-        first = time_to("train: first step", base, folder)
-        reuse = time_to("data:", [*base, "seed=2"], folder)
-        second = time_to("train: first step", [*base, "seed=3"], folder)
-    return {"imports": import_time(), "first_step": first, "store_reused": reuse, "first_step_again": second}
+        source = ["source=physionet2012", f"source.path={archive}"]
+        train = [str(EHRSEQ), "train", *source]
+        times = {
+            "imports": time_of([sys.executable, "-c", "import torch, pytorch_lightning, mlflow.tracking"], folder),
+            "help": time_of([str(EHRSEQ), "--help"], folder),
+            "config": time_of([str(EHRSEQ), "config"], folder),
+            "first_step": time_to("train: first step", train, folder),
+            "store_reused": time_to("data:", [*train, "seed=2"], folder),
+            "first_step_again": time_to("train: first step", [*train, "seed=3"], folder),
+        }
+        subprocess.run([*train, "trainer=debug", "explain=none"], cwd=folder, check=True, capture_output=True)
+        run = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+        stays = folder / "alone" / archive.name  # no outcomes beside it
+        stays.parent.mkdir()
+        stays.symlink_to(archive)
+        score = [str(EHRSEQ), "predict", f"run={run}", source[0], f"source.path={stays}", "output=scores.parquet"]
+        times["predict"] = time_of(score, folder)
+        return times
 
 
 def main() -> None:
