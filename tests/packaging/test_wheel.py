@@ -6,7 +6,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-
 import ehrseq
 
 REPOSITORY = Path(__file__).parent.parent.parent
