@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from ehrseq.errors import EhrseqError
 
 MANIFEST = "manifest.json"
@@ -32,9 +34,8 @@ def digest_json(value: object) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """BLAKE3 of a file's bytes, in hex: a cryptographic digest that costs less than reading the file does."""
+    return str(blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest())
 
 
 def digest_files(paths: Iterable[Path], root: Path) -> str:

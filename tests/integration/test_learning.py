@@ -11,8 +11,7 @@ import torch
 from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings
-from ehrseq.data import HistoryDataset
-from ehrseq.data.grid import Grid
+from ehrseq.data import HistoryDataset, represent
 from ehrseq.errors import TrainingError
 from ehrseq.files import read_json
 from ehrseq.store import Store
@@ -87,7 +86,7 @@ def test_batch_size_changes_no_prediction(
     settings = settings_for(tmp_path, *words)
     torch.manual_seed(0)
     net = build_model(settings.model, len(store.codes), len(store.statics))
-    dataset = HistoryDataset(Grid(store, settings.representation), store.samples("held_out")[:40])
+    dataset = HistoryDataset(represent(store, settings.representation), store.samples("held_out")[:40])
     scores = []
     for size in (1, 7, 40):
         loader = settings.loader.model_copy(update={"eval_batch_size": size})

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from ehrseq.config.load import load_settings
-from ehrseq.data import HistoryDataset
-from ehrseq.data.grid import Grid
+from ehrseq.data import HistoryDataset, represent
 from ehrseq.errors import RunError
 from ehrseq.explain.attention import attention_table, choose_histories, cohort_attention
 from ehrseq.explain.figures import draw_heat_map, draw_timeline
@@ -33,9 +32,9 @@ def table_of(store: Store, *words: str) -> pl.DataFrame:
     settings = load_settings(words)
     torch.manual_seed(0)
     model = build_model(settings.model, len(store.codes), len(store.statics))
-    dataset = HistoryDataset(Grid(store, settings.representation), store.samples("held_out"))
+    dataset = HistoryDataset(represent(store, settings.representation), store.samples("held_out"))
     outputs = predictions(model, dataset.ordered(settings.loader), torch.device("cpu"))
-    return attention_table(outputs, store, settings.representation.bin_hours)
+    return attention_table(outputs, store)
 
 
 @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
@@ -56,7 +55,7 @@ def test_pooling_without_weights_is_refused(store: Store) -> None:
 
 def test_small_groups_are_left_out(store: Store) -> None:
     table = table_of(store)
-    cohort = cohort_attention(table, groups=4, smallest=11)
+    cohort = cohort_attention(table, 1.0, groups=4, smallest=11)
     assert cohort["histories"].min() >= 11  # type: ignore[operator]
     assert set(cohort["risk_group"]) == {1, 2, 3, 4}
     cell = cohort.row(0, named=True)
@@ -66,7 +65,7 @@ def test_small_groups_are_left_out(store: Store) -> None:
     lowest = order[: len(order) // 4]
     expected = table.filter(pl.col("sample").is_in(lowest), pl.col("hours_before") == cell["hours_before"])
     assert cell["attention"] == pytest.approx(expected["attention"].cast(pl.Float64).mean())
-    assert cohort_attention(table, groups=40).is_empty()
+    assert cohort_attention(table, 1.0, groups=40).is_empty()
 
 
 def test_pictures_are_pictures(store: Store, tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_pictures_are_pictures(store: Store, tmp_path: Path) -> None:
     assert store.arrays.sample_label[chosen].tolist() == [1, 1, 0, 0]
     for sample in [*chosen, int(store.samples("held_out")[0])]:
         draw_timeline(store, table.filter(pl.col("sample") == sample), "title", 1.0, tmp_path / f"{sample}.png")
-    draw_heat_map(cohort_attention(table, groups=4), 1.0, tmp_path / "heat.png")
+    draw_heat_map(cohort_attention(table, 1.0, groups=4), 1.0, tmp_path / "heat.png")
     for label in (np.array([0, 1, 1, 0]), np.zeros(4)):
         probability = np.array([0.1, 0.8, 0.4, 0.4])
         estimates = evaluate_binary(label, probability, np.arange(4), replicates=10)

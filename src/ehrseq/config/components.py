@@ -74,6 +74,68 @@ class PhysioNet2012Source(Component):
     outcomes: str | None = None
 
 
+class MedsSource(Component):
+    """Arguments of the MEDS source."""
+
+    path: str | None
+
+
+class PhysioNet2019Source(Component):
+    """Arguments of the PhysioNet 2019 source."""
+
+    path: str | None
+
+
+class TablesSource(Component):
+    """Arguments of the tables source."""
+
+    path: str | None
+    description: str | None
+
+
+class OmopSource(Component):
+    """Arguments of the OMOP source."""
+
+    path: str | None
+    vocabulary: str | None = None
+
+
+class SourceLabels(Component):
+    """Labels of the source, without arguments."""
+
+
+class LabelFiles(Component):
+    """Arguments of labels in files."""
+
+    path: str
+
+
+class AcesLabels(Component):
+    """Arguments of an ACES task."""
+
+    path: str
+    predicates: str | None = None
+
+
+Codes = str | tuple[str, ...]
+
+
+class WindowLabels(Component):
+    """Arguments of a task in the language of windows."""
+
+    start: Codes
+    end: Codes = ()
+    predict: Literal["start", "end"] = "end"
+    delay_hours: NonNegativeFloat = 0.0
+    every_hours: PositiveFloat | None = None
+    outcome: Codes = ()
+    within: Literal["window", "horizon", "next_window"] = "horizon"
+    horizon_hours: PositiveFloat | None = None
+    longer_than_hours: PositiveFloat | None = None
+    exclude: Codes = ()
+    follow_up: Literal["require", "assume"] = "assume"
+
+
 class GridEmbedding(Component):
     """Arguments of the grid embedding that are not counted from the data."""
 
@@ -87,6 +149,13 @@ class GridEmbedding(Component):
         "seen",
         "hours_since",
     )
+
+
+class CodeEmbedding(Component):
+    """Arguments of the embeddings of codes that are not counted from the data."""
+
+    size: PositiveInt = 64
+    dropout: Probability = 0.0
 
 
 class RecurrentEncoder(Component):
@@ -138,7 +207,17 @@ class Adam(Component):
 COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.sources.synthetic.SyntheticSource": SyntheticSource,
     "ehrseq.sources.physionet2012.PhysioNet2012Source": PhysioNet2012Source,
+    "ehrseq.sources.meds.MedsSource": MedsSource,
+    "ehrseq.sources.physionet2019.PhysioNet2019Source": PhysioNet2019Source,
+    "ehrseq.sources.tables.TablesSource": TablesSource,
+    "ehrseq.sources.omop.OmopSource": OmopSource,
+    "ehrseq.tasks.SourceLabels": SourceLabels,
+    "ehrseq.tasks.LabelFiles": LabelFiles,
+    "ehrseq.tasks.AcesLabels": AcesLabels,
+    "ehrseq.tasks.WindowLabels": WindowLabels,
     "ehrseq.nn.GridEmbedding": GridEmbedding,
+    "ehrseq.nn.EventEmbedding": CodeEmbedding,
+    "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
@@ -162,7 +241,7 @@ def _choose(value: Any, _handler: Any) -> Component:
     schema = COMPONENTS.get(target)
     if schema is None:
         package = target.rpartition(".")[0]
-        if package == "ehrseq.nn" or target.startswith("ehrseq.sources.") or not is_allowed(target):
+        if package in ("ehrseq.nn", "ehrseq.tasks") or target.startswith("ehrseq.sources.") or not is_allowed(target):
             hint = suggest(target, list(COMPONENTS))
             raise PydanticCustomError(
                 "target",

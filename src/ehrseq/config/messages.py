@@ -17,7 +17,10 @@ def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
     # Unknown keys first: a misspelt key usually is why another one is missing.
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
-    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
+    location = list(fault["loc"])
+    if location[:1] == ["representation"]:
+        del location[1:2]  # which representation it is, as pydantic counts
+    path = [str(part) for part in location if not _is_branch(str(part))]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
         known = _fields_at(path[:-1], plain)
@@ -52,8 +55,15 @@ def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
             model = COMPONENTS[node["_target_"]]
         else:
             candidates = [annotation, *get_args(annotation)]
-            model = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+            models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+            named = [item for item in models if node.get("name") in get_args(_annotation(item, "name"))]
+            model = (named or models)[0]
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _annotation(model: type[BaseModel], field: str) -> Any:
+    """The annotation of a field, or None."""
+    return model.model_fields[field].annotation if field in model.model_fields else None
 
 
 def explain_refusal(

@@ -31,15 +31,17 @@ class Section(BaseModel):
 
 
 class Task(Section):
-    """What is predicted: the labels' name and their target type."""
+    """What is predicted: the labels' name and target type, and where they come from (null: the source gives them)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
     target: Literal["binary"]
+    labels: AnyComponent | None
 
 
 class Split(Section):
     """How subjects are divided; `train` gets what the others leave."""
 
+    method: Literal["hash", "source"]
     tuning: Share
     held_out: Share
     stratify: bool
@@ -49,6 +51,8 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Split":
+        if self.method == "source" and self.folds is not None:
+            raise ValueError("method=source has no folds; use method=hash")
         if self.tuning + self.held_out >= 1:
             raise ValueError(f"tuning ({self.tuning}) + held_out ({self.held_out}) leave no subjects for train")
         if self.folds is not None and self.fold >= self.folds:
@@ -60,20 +64,60 @@ class Preprocess(Section):
     """What is fitted on `train` and applied to every value."""
 
     min_subjects: PositiveInt
+    fallback: Literal["none", "prefix", "parents"]
+    unknown: Literal["drop", "code"]
+    text_values: Literal["drop", "categories"]
     log: Literal["auto", "none"]
-    normaliser: Literal["robust", "zscore", "none"]
+    normaliser: Literal["robust", "zscore", "quantile", "none"]
     clip: PositiveFloat | None
     limits: bool
     repairs: bool
 
 
-class Representation(Section):
-    """How a history becomes steps."""
+class Engine(Section):
+    """Who prepares the data: local processes or a Ray cluster."""
+
+    kind: Literal["local", "ray"]
+    workers: PositiveInt | None
+    address: str | None
+
+
+class StepsConfig(Section):
+    """How histories become steps."""
+
+    max_steps: PositiveInt
+
+    def inputs_of(self, codes: int) -> int:
+        """How many features or codes a network reads, of so many codes in the vocabulary."""
+        return codes
+
+
+class GridConfig(StepsConfig):
+    """Histories as bins of equal width."""
 
     name: Literal["grid"]
     bin_hours: Annotated[float, Field(gt=0, le=24 * 365)]
-    max_steps: PositiveInt
     aggregate: Literal["last", "mean"]
+    max_features: PositiveInt | None
+
+    def inputs_of(self, codes: int) -> int:
+        """At most `max_features`."""
+        return codes if self.max_features is None else min(codes, self.max_features)
+
+
+class TimepointsConfig(StepsConfig):
+    """Histories as times at which something happened."""
+
+    name: Literal["timepoints"]
+
+
+class EventsConfig(StepsConfig):
+    """Histories as single events."""
+
+    name: Literal["events"]
+
+
+RepresentationConfig = Annotated[GridConfig | TimepointsConfig | EventsConfig, Field(discriminator="name")]
 
 
 class Model(Section):
@@ -115,6 +159,7 @@ class Loader(Section):
     """How many histories make a batch, and who cuts them."""
 
     batch_size: PositiveInt
+    batch_tokens: PositiveInt | None
     eval_batch_size: PositiveInt
     num_workers: NonNegativeInt
     cache_gib: Annotated[float, Field(ge=0)]
@@ -164,7 +209,7 @@ class Settings(Section):
 
     source: AnyComponent
     task: Task
-    representation: Representation
+    representation: RepresentationConfig
     model: Model
     optim: Optim
     trainer: Trainer
@@ -173,6 +218,7 @@ class Settings(Section):
     seed: NonNegativeInt
     split: Split
     preprocess: Preprocess
+    engine: Engine
     loader: Loader
     evaluate: Evaluate
     audit: Audit

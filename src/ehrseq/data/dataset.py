@@ -7,10 +7,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ehrseq.config.schema import Loader
 from ehrseq.data.batch import SequenceBatch
-from ehrseq.data.grid import Grid
+from ehrseq.data.representation import Representation
 from ehrseq.data.sampler import OrderedBatches, ShuffledBatches
 
-_BYTES_A_CELL = 3 * 4  # value, observed, hours since
 _CHUNK = 512  # histories cut at once when all are kept
 
 
@@ -26,12 +25,12 @@ class HistoryDataset(Dataset[SequenceBatch]):
         way.
     """
 
-    def __init__(self, grid: Grid, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:
-        self.grid = grid
+    def __init__(self, representation: Representation, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:
+        self.representation = representation
         self.samples = samples
-        self.lengths = grid.lengths(samples)
-        cells = len(samples) * int(self.lengths.max(initial=0)) * grid.features
-        self._cached = cells * _BYTES_A_CELL <= cache_gib * 2**30
+        self.lengths = representation.lengths(samples)
+        size = len(samples) * int(self.lengths.max(initial=0)) * representation.bytes_a_step
+        self._cached = 0 < size <= cache_gib * 2**30
         self._whole: SequenceBatch | None = None
 
     def __len__(self) -> int:
@@ -40,19 +39,21 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def __getitem__(self, positions: NDArray[np.int64]) -> SequenceBatch:
         if not self._cached:
-            return self.grid.cut(self.samples[positions])
+            return self.representation.cut(self.samples[positions])
         if self._whole is None:
             parts = [self.samples[start : start + _CHUNK] for start in range(0, len(self.samples), _CHUNK)]
-            self._whole = SequenceBatch.concatenate([self.grid.cut(part) for part in parts])
+            batches = [self.representation.cut(part) for part in parts]
+            self._whole = type(batches[0]).concatenate(batches)
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
 
     def targets(self) -> NDArray[np.float32]:
         """The labels, (M,)."""
-        return self.grid.store.arrays.sample_label[self.samples]
+        return self.representation.store.arrays.sample_label[self.samples]
 
     def shuffled(self, config: Loader, seed: int, pin: bool = False) -> DataLoader[SequenceBatch]:
         """A loader for training."""
-        return self._loader(ShuffledBatches(self.lengths, config.batch_size, seed), config.num_workers, pin)
+        sampler = ShuffledBatches(self.lengths, config.batch_size, seed, config.batch_tokens)
+        return self._loader(sampler, config.num_workers, pin)
 
     def ordered(self, config: Loader, pin: bool = False) -> DataLoader[SequenceBatch]:
         """A loader for evaluation: every sample exactly once."""

@@ -4,30 +4,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import Representation
-from ehrseq.data.batch import SequenceBatch
+from ehrseq.config.schema import GridConfig
+from ehrseq.data.batch import GridBatch
+from ehrseq.data.representation import HOUR, Representation, numbers_between
 from ehrseq.store.format import Store
 
-_HOUR = 3_600_000_000  # microseconds
 
-
-class Grid:
+class Grid(Representation):
     """Cuts histories out of a store and bins them.
 
     With bins of w hours, step T - 1 - k of a history holds the events whose age at prediction_time lies in
     (k w, (k + 1) w]; an event at prediction_time itself belongs to the last step. A history has as many steps as its
-    first
-    event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as last
-    seen.
+    first event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as
+    last seen.
+
+    Attributes:
+        names: The F features; all codes of the store, or those that most train subjects have.
     """
 
-    def __init__(self, store: Store, config: Representation) -> None:
-        self.store = store
-        self.features = len(store.codes)
+    def __init__(self, store: Store, config: GridConfig) -> None:
+        super().__init__(store)
         self.max_steps = config.max_steps
         self.mean = config.aggregate == "mean"
-        self.width = max(round(config.bin_hours * _HOUR), 1)
-        self.bin_hours = config.bin_hours
+        self.width = max(round(config.bin_hours * HOUR), 1)
+        self._bin_hours = config.bin_hours
+        chosen = _most_frequent(store, config.max_features)
+        self.names = tuple(store.codes[number] for number in chosen)
+        self.features = len(chosen)
+        self.bytes_a_step = 3 * 4 * self.features
+        # Where each code of the store goes; -1: nowhere.
+        self._feature = np.full(len(store.codes), -1, np.int64)
+        self._feature[chosen] = np.arange(len(chosen))
+        self._all = len(chosen) == len(store.codes)
+        # What a cell holds where the event has no number: 1 says that it happened; of a code that is measured, the
+        # train centre.
+        self._without_number = np.where(np.array(store.numeric, bool)[chosen], 0.0, 1.0).astype(np.float32)
+
+    @property
+    def bin_hours(self) -> float:
+        """Width of a bin."""
+        return self._bin_hours
 
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Steps of each sample's history, (M,)."""
@@ -42,7 +58,7 @@ class Grid:
         """Bins counted back from prediction_time."""
         return np.maximum(-(-age // self.width) - 1, 0)
 
-    def cut(self, samples: NDArray[np.int64]) -> SequenceBatch:
+    def cut(self, samples: NDArray[np.int64]) -> GridBatch:
         """Make a batch.
 
         Args:
@@ -52,21 +68,23 @@ class Grid:
         lengths = self.lengths(samples)
         rows, steps, features = len(samples), int(lengths.max()), self.features
         begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
-        counts = end - begin
-        row = np.repeat(np.arange(rows), counts)
-        # Event numbers of all histories, one after the other.
-        event = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
-        age = arrays.sample_time[samples][row] - arrays.time[event]
+        row = np.repeat(np.arange(rows), end - begin)
+        event = arrays.event[numbers_between(begin, end)]
+        feature = self._feature[event["code"]]
+        if not self._all:
+            kept = np.flatnonzero(feature >= 0)
+            row, event, feature = row[kept], event[kept], feature[kept]
+        age = arrays.sample_time[samples][row] - event["time"]
         # Step 0 of these arrays is what happened before the first kept step; it is cut off at the end.
         step = np.maximum(lengths[row] - self._bin(age), 0)
-        cell = (row * (steps + 1) + step) * features + arrays.code[event]
+        cell = (row * (steps + 1) + step) * features + feature
         shape = (rows, steps + 1, features)
-        # Codes without numbers are 1 where present.
-        value = np.nan_to_num(arrays.value[event], nan=1.0)
+        value = event["value"]
+        value = np.where(np.isnan(value), self._without_number[feature], value)
         values, seen = self._aggregate(cell, value, shape)
         last_age = np.zeros(shape, np.float32)
         # Ages in hours; where a cell is hit several times the last assignment, the latest event, stays.
-        last_age.ravel()[cell] = age / _HOUR
+        last_age.ravel()[cell] = age / HOUR
         # The last step up to here in which each feature was seen.
         source = np.where(seen, np.arange(steps + 1, dtype=np.int64)[None, :, None], -1)
         np.maximum.accumulate(source, axis=1, out=source)
@@ -77,14 +95,13 @@ class Grid:
         first_age = (lengths * self.bin_hours).astype(np.float32)[:, None, None]
         since = np.where(ever, np.take_along_axis(last_age, source, 1), first_age) - end_age
         real = (np.arange(steps) < lengths[:, None])[:, :, None]
-        return SequenceBatch(
+        before = np.where(real[:, :, 0], end_age[:, 1:, 0], 0)
+        return GridBatch(
+            **self._common(samples, lengths),
+            hours_before=torch.from_numpy(before.astype(np.float32, copy=False)),
             values=torch.from_numpy(np.where(real, values[:, 1:], 0).astype(np.float32, copy=False)),
             observed=torch.from_numpy(seen[:, 1:].astype(np.float32)),
             hours_since=torch.from_numpy(np.where(real, np.maximum(since[:, 1:], 0), 0).astype(np.float32, copy=False)),
-            statics=torch.from_numpy(arrays.static[arrays.sample_subject[samples]]),
-            lengths=torch.from_numpy(lengths),
-            targets=torch.from_numpy(arrays.sample_label[samples]),
-            samples=torch.from_numpy(samples),
         )
 
     def _aggregate(
@@ -101,3 +118,12 @@ class Grid:
             values = np.zeros(size, np.float32)
             values[cell] = value
         return values.reshape(shape), seen.reshape(shape)
+
+
+def _most_frequent(store: Store, count: int | None) -> NDArray[np.int64]:
+    """The codes that most train subjects have, in the order of the store."""
+    everything = np.arange(len(store.codes))
+    if count is None or count >= len(store.codes):
+        return everything
+    subjects = np.array(store.subjects, np.int64)
+    return np.sort(np.argsort(-subjects, kind="stable")[:count])

@@ -1,4 +1,7 @@
-"""Which histories make which batch: a pure function of (seed, epoch), or of the lengths alone for evaluation."""
+"""Which histories make which batch: a pure function of (seed, epoch), or of the lengths alone for evaluation.
+
+Among several ranks every rank gets the same number of batches, and every history is in exactly one of them.
+"""
 
 from collections.abc import Iterator
 from math import ceil
@@ -10,18 +13,38 @@ from torch.utils.data import Sampler
 # A pool of so many batches is sorted by length: little padding, and still another mix in every epoch.
 _POOL = 50
 
+Batches = list[NDArray[np.int64]]
+
 
 class ShuffledBatches(Sampler[NDArray[np.int64]]):
-    """Shuffled, length-bucketed batches for training; the last one may be smaller.
+    """Shuffled, length-bucketed batches for training.
+
+    Args:
+        lengths: Steps of each history, (M,).
+        batch_size: Histories a batch.
+        seed: Decides the order together with the epoch.
+        batch_tokens: If given, a batch holds as many histories as pad to so many steps, in place of `batch_size`.
+        rank: Which of `ranks` processes asks.
+        ranks: Among how many the batches are shared.
 
     Attributes:
         epoch: Set it before each epoch; the order depends on (seed, epoch) only.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        batch_tokens: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
+        self.batch_tokens = batch_tokens
+        self.rank, self.ranks = rank, ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -29,33 +52,96 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """The number of batches."""
-        return ceil(len(self.lengths) / self.batch_size)
+        """The number of batches of this rank in this epoch."""
+        if self.batch_tokens is None and self.ranks == 1:
+            return ceil(len(self.lengths) / self.batch_size)
+        return len(self._batches()) // self.ranks
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        yield from self._batches()[self.rank :: self.ranks]
+
+    def _batches(self) -> Batches:
+        """The batches of all ranks, in their order."""
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
-        pool = self.batch_size * _POOL
-        batches: list[NDArray[np.int64]] = []
+        if self.batch_tokens is None:
+            pool = self.batch_size * _POOL
+        else:
+            pool = max(int(_POOL * self.batch_tokens / max(self.lengths.mean(), 1)), 1)
+        batches: Batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        for index in generator.permutation(len(batches)):
-            yield batches[index]
+            batches += _divide(part, self.lengths[part], self.batch_size, self.batch_tokens)
+        batches = _share(batches, self.ranks)
+        return [batches[index] for index in generator.permutation(len(batches))]
 
 
 class OrderedBatches(Sampler[NDArray[np.int64]]):
-    """Batches by length, longest first: every sample once, and a batch too large for memory is met at once."""
+    """Batches by length, longest first: every history once, and a batch too large for memory is met at once.
 
-    def __init__(self, lengths: NDArray[np.int64], batch_size: int) -> None:
-        self.order = np.argsort(-lengths, kind="stable")
-        self.batch_size = batch_size
+    Args:
+        lengths: Steps of each history, (M,).
+        batch_size: Histories a batch.
+        rank: Which of `ranks` processes asks.
+        ranks: Among how many the batches are shared.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        order = np.argsort(-lengths, kind="stable")
+        batches = _divide(order, lengths[order], batch_size, None)
+        self.batches = _share(batches, ranks)[rank::ranks]
 
     def __len__(self) -> int:
-        """The number of batches."""
-        return ceil(len(self.order) / self.batch_size)
+        """The number of batches of this rank."""
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(self.order), self.batch_size):
-            yield self.order[start : start + self.batch_size]
+        yield from self.batches
+
+
+def padding_share(lengths: NDArray[np.int64], batches: Batches) -> float:
+    """The share of all steps of these batches that is padding."""
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / max(padded, 1)
+
+
+def _divide(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int, tokens: int | None) -> Batches:
+    """Cut an order, sorted by length, into batches of `size` histories, or of `tokens` padded steps.
+
+    Args:
+        order: (M,) positions.
+        lengths: (M,) their lengths; ascending where `tokens` is given.
+        size: Histories a batch.
+        tokens: Padded steps a batch; one history may have more.
+    """
+    if tokens is None:
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    batches, start = [], 0
+    while start < len(order):
+        # Ascending: the last history decides how far the others are padded.
+        padded = lengths[start:] * np.arange(1, len(order) - start + 1)
+        end = start + max(int(np.searchsorted(padded, tokens, side="right")), 1)
+        batches.append(order[start:end])
+        start = end
+    return batches
+
+
+def _share(batches: Batches, ranks: int) -> Batches:
+    """Split the largest batches until all ranks get as many; batches of one history are joined instead.
+
+    Raises:
+        ValueError: If there are fewer histories than ranks.
+    """
+    batches = list(batches)
+    if sum(map(len, batches)) < ranks:
+        raise ValueError(f"{sum(map(len, batches))} histories cannot be shared among {ranks} processes")
+    while len(batches) % ranks:
+        sizes = [len(batch) for batch in batches]
+        largest = int(np.argmax(sizes))
+        if sizes[largest] > 1:
+            batch, half = batches[largest], sizes[largest] // 2
+            batches[largest : largest + 1] = [batch[:half], batch[half:]]
+        else:
+            batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches

@@ -11,15 +11,12 @@ from ehrseq.nn import Prediction
 from ehrseq.store import Store
 
 
-def attention_table(
-    outputs: Iterable[tuple[SequenceBatch, Prediction]], store: Store, bin_hours: float
-) -> pl.DataFrame:
+def attention_table(outputs: Iterable[tuple[SequenceBatch, Prediction]], store: Store) -> pl.DataFrame:
     """One row a real step of each history.
 
     Args:
         outputs: Batches and what the network said about them.
         store: Where the histories come from.
-        bin_hours: Width of a step.
 
     Returns:
         `sample`, `subject_id`, `prediction_time`, `step` (from 0), `hours_before` (from the end of the step to
@@ -43,7 +40,7 @@ def attention_table(
                 {
                     "sample": samples[row],
                     "step": step,
-                    "hours_before": (lengths[row] - 1 - step) * bin_hours,
+                    "hours_before": batch.hours_before.cpu().double().numpy()[row, step],
                     "attention": prediction.attention.cpu().float().numpy()[row, step],
                     "probability": prediction.logits.cpu().double().sigmoid().numpy()[row],
                 }
@@ -63,16 +60,27 @@ def attention_table(
     )
 
 
-def cohort_attention(table: pl.DataFrame, groups: int = 10, smallest: int = 11) -> pl.DataFrame:
+def choose_bin_hours(table: pl.DataFrame, columns: int = 48) -> float:
+    """A bin width, in whole hours, with which most histories fill about so many columns; for steps without width."""
+    longest = table.group_by("sample").agg(pl.col("hours_before").max())["hours_before"].quantile(0.75)
+    return float(max(np.ceil((longest or 0) / columns), 1))
+
+
+def cohort_attention(
+    table: pl.DataFrame, bin_hours: float, groups: int = 10, smallest: int = 11, columns: int = 96
+) -> pl.DataFrame:
     """Mean attention by group of predicted risk and time before prediction.
 
     Args:
         table: From `attention_table`.
+        bin_hours: Width of a bin of time; the attention of a history's steps in it is summed.
         groups: Groups of equal size, from the lowest risk to the highest.
         smallest: Cells of fewer histories are left out, so that nobody can be singled out.
+        columns: Bins counted back from the prediction; what is older is left out.
 
     Returns:
-        `risk_group` (1 is the lowest), `hours_before`, `histories`, `attention`, sorted.
+        `risk_group` (1 is the lowest), `hours_before` (from the end of the bin), `histories` (that reach back so far),
+        `attention`, sorted.
     """
     risks = (
         table.group_by("sample").agg(pl.col("probability").first()).sort("probability", "sample").with_row_index("rank")
@@ -80,11 +88,23 @@ def cohort_attention(table: pl.DataFrame, groups: int = 10, smallest: int = 11) 
     risks = risks.select(
         "sample", (pl.col("rank") * groups // max(risks.height, 1) + 1).cast(pl.Int64).alias("risk_group")
     )
+    # Half a millionth of a bin: hours are float32.
+    binned = table.with_columns((pl.col("hours_before") / bin_hours + 1e-6).floor().cast(pl.Int64).alias("bin"))
+    binned = binned.group_by("sample", "bin").agg(pl.col("attention").cast(pl.Float64).sum())
+    reach = (
+        binned.group_by("sample")
+        .agg(pl.col("bin").max())
+        .select("sample", pl.int_ranges(0, pl.min_horizontal(pl.col("bin") + 1, columns)).alias("bin"))
+    )
+    # Bins in which a history has no step got none of its attention.
+    cells = reach.explode("bin").join(binned, on=["sample", "bin"], how="left", maintain_order="left")
     return (
-        table.join(risks, on="sample")
-        .group_by("risk_group", "hours_before")
-        .agg(pl.len().alias("histories"), pl.col("attention").cast(pl.Float64).mean())
+        cells.join(risks, on="sample")
+        .with_columns(pl.col("attention").fill_null(0.0))
+        .group_by("risk_group", "bin")
+        .agg(pl.len().alias("histories"), pl.col("attention").sort().mean())
         .filter(pl.col("histories") >= smallest)
+        .select("risk_group", (pl.col("bin") * bin_hours).alias("hours_before"), "histories", "attention")
         .sort("risk_group", "hours_before")
     )
 

@@ -16,21 +16,22 @@ _ROWS = 28  # codes that fit a readable page
 _HOUR = 3_600_000_000
 
 
-def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: float, path: Path) -> None:
+def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: float | None, path: Path) -> None:
     """Draw what happened when, and where the attention lies.
 
     Args:
         store: Where the events are.
         table: The rows of one history, from `attention_table`.
         title: Says which history, without an identifier.
-        bin_hours: Width of a step.
+        bin_hours: Width of a step; None where steps have none.
         path: PNG to write.
     """
     sample = int(table["sample"][0])
     arrays = store.arrays
     events = slice(int(arrays.sample_begin[sample]), int(arrays.sample_end[sample]))
     hours = (arrays.sample_time[sample] - arrays.time[events]) / _HOUR
-    oldest = float(table["hours_before"].max() or 0) + bin_hours  # type: ignore[arg-type]
+    reach = float(table["hours_before"].max() or 0)  # type: ignore[arg-type]
+    oldest = reach + (bin_hours or max(reach * 0.01, 0.1))
     inside = hours <= oldest
     hours, code, value = hours[inside], arrays.code[events][inside], arrays.value[events][inside]
     shown = _rows_to_show(code, value)
@@ -40,7 +41,10 @@ def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: floa
     numeric = ~np.isnan(value[keep])
     with new_figure(path, 9.0, 2.6 + 0.22 * max(len(shown), 4)) as figure:
         top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 0.22 * max(len(shown), 4) + 0.6])
-        top.bar(table["hours_before"] + bin_hours / 2, table["attention"], width=bin_hours * 0.92, color=BLUE)
+        if bin_hours is None:
+            top.vlines(table["hours_before"], 0, table["attention"], color=BLUE, lw=1.2)
+        else:
+            top.bar(table["hours_before"] + bin_hours / 2, table["attention"], width=bin_hours * 0.92, color=BLUE)
         top.axhline(1 / table.height, color=GREY, lw=0.8, ls="--")
         top.annotate("even", (oldest, 1 / table.height), color=GREY, fontsize=8, va="bottom", ha="left")
         top.set(title=title, ylabel="attention", ylim=(0, None))
@@ -101,4 +105,4 @@ def draw_heat_map(cohort: pl.DataFrame, bin_hours: float, path: Path) -> None:
             ylabel="risk group, 1 = lowest",
         )
         axes.set_yticks(range(1, groups + 1))
-        figure.colorbar(image, ax=axes, label="mean attention of a step")
+        figure.colorbar(image, ax=axes, label="mean attention")

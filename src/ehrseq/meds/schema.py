@@ -8,9 +8,16 @@ MEDS_VERSION = "0.4.1"
 DATA, METADATA, LABELS = "data", "metadata", "labels"
 CODES_FILE = "metadata/codes.parquet"
 DATASET_FILE = "metadata/dataset.json"
+SPLITS_FILE = "metadata/subject_splits.parquet"
 
 SUBJECT_ID, TIME, CODE, NUMERIC_VALUE = "subject_id", "time", "code", "numeric_value"
+TEXT_VALUE = "text_value"
 PREDICTION_TIME, BOOLEAN_VALUE = "prediction_time", "boolean_value"
+
+UPGRADE_HINT = (
+    "write it anew with a current release of its extraction, or rename and cast as "
+    "https://medical-event-data-standard.github.io says for 0.4"
+)
 
 TRAIN, TUNING, HELD_OUT = "train", "tuning", "held_out"
 

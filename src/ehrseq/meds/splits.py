@@ -4,6 +4,8 @@ Which split a subject falls into depends on its id, the seed and the ranks withi
 of rows or on a library's own hash, which may change between versions.
 """
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -58,6 +60,48 @@ def assign_splits(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
         members = members[np.argsort(order[members], kind="stable")]
         split[members] = _divide(len(members), config)
     frame = subjects.select(schema.SUBJECT_ID).with_columns(pl.Series("split", split.tolist(), dtype=pl.String))
+    _check(labels, frame)
+    return frame
+
+
+def read_splits(dataset: Path, labels: pl.DataFrame) -> pl.DataFrame:
+    """The dataset's own splits of the labelled subjects, from `metadata/subject_splits.parquet`.
+
+    Subjects of other splits than `train`, `tuning` and `held_out` take no part.
+
+    Args:
+        dataset: A MEDS dataset.
+        labels: In the MEDS label schema.
+
+    Returns:
+        `subject_id`, `split`, sorted by subject; splits of other names are null.
+
+    Raises:
+        DataError: If there is no such file, a subject is in two splits or in none, or a split would be empty or hold
+            one class only.
+    """
+    path = dataset / schema.SPLITS_FILE
+    if not path.is_file():
+        raise DataError(f"split.method=source: {path} does not exist; use split.method=hash")
+    try:
+        table = pl.read_parquet(path)
+        table = table.select(pl.col(schema.SUBJECT_ID).cast(pl.Int64), pl.col("split").cast(pl.String)).unique()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} is not the MEDS table of subject_id and split: {error}") from error
+    doubled = table.filter(table[schema.SUBJECT_ID].is_duplicated())
+    if doubled.height:
+        subject = int(doubled[schema.SUBJECT_ID].to_numpy().min())
+        names = sorted(doubled.filter(pl.col(schema.SUBJECT_ID) == subject)["split"].to_list())
+        raise DataError(f"{path}: subject {subject} is in two splits, {' and '.join(names)}; keep one")
+    subjects = labels.select(pl.col(schema.SUBJECT_ID).unique()).sort(schema.SUBJECT_ID)
+    joined = subjects.join(table, on=schema.SUBJECT_ID, how="left", maintain_order="left")
+    missing = joined.filter(pl.col("split").is_null())
+    if missing.height:
+        raise DataError(
+            f"{path}: {missing.height} of {joined.height} labelled subjects are in no split, the first is "
+            f"{missing[schema.SUBJECT_ID][0]}; add them, or use split.method=hash"
+        )
+    frame = joined.with_columns(pl.when(pl.col("split").is_in(SPLITS)).then("split").alias("split"))
     _check(labels, frame)
     return frame
 

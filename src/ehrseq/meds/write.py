@@ -15,12 +15,15 @@ from ehrseq.meds import schema
 
 
 def write_events(frame: pl.DataFrame, path: Path) -> None:
-    """Write one shard of events, sorted by subject and time, as the caller made them.
+    """Write one shard of events, sorted by subject and time, as the caller made them; `text_value` may be absent.
 
     Raises:
         DataError: If a column is missing or does not fit.
     """
-    _write(frame, schema.EVENT_SCHEMA, DataSchema, path)
+    arrow = schema.EVENT_SCHEMA
+    if schema.TEXT_VALUE in frame.columns:
+        arrow = arrow.append(pa.field(schema.TEXT_VALUE, pa.large_string()))
+    _write(frame, arrow, DataSchema, path)
 
 
 def write_labels(frame: pl.DataFrame, path: Path) -> None:

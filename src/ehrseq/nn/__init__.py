@@ -1,6 +1,6 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
-from ehrseq.nn.embedding import GridEmbedding
+from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
 from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
@@ -11,7 +11,9 @@ from ehrseq.nn.shortcut import SummaryShortcut
 __all__ = [
     "AttentionPooling",
     "BinaryHead",
+    "Embedding",
     "Encoder",
+    "EventEmbedding",
     "GRUEncoder",
     "GridEmbedding",
     "LSTMEncoder",
@@ -25,6 +27,7 @@ __all__ = [
     "SequenceInputs",
     "SequenceModel",
     "SummaryShortcut",
+    "TimepointEmbedding",
     "last_state",
     "masked_softmax",
     "reverse_by_length",

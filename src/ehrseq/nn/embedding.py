@@ -1,8 +1,9 @@
-"""From the grid representation to what the recurrent net reads at each step."""
+"""From a batch to what the recurrent net reads at each step, one embedding a representation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import log1p
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,26 @@ def scale_hours(hours: Tensor) -> Tensor:
     return torch.log1p(hours.clamp(0.0, HOURS_LIMIT)) / log1p(HOURS_UNIT)
 
 
-class GridEmbedding(nn.Module):
+class Embedding(nn.Module, ABC):
+    """Steps of a batch to vectors.
+
+    Attributes:
+        reads: The batch's tensors that `forward` takes, by name.
+    """
+
+    reads: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """D, the size of an embedded step."""
+
+    @abstractmethod
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """Embed each step, (B, T, D)."""
+
+
+class GridEmbedding(Embedding):
     """Concatenate what is known at each step: values, what was observed, how old it is, and the statics.
 
     Values with their mask and the time since the last observation are the inputs that make missingness itself
@@ -51,6 +71,8 @@ class GridEmbedding(nn.Module):
     Raises:
         ConfigError: If an argument is out of range.
     """
+
+    reads = ("values", "observed", "hours_since", "statics")
 
     def __init__(
         self,
@@ -79,7 +101,9 @@ class GridEmbedding(nn.Module):
         """D, the size of an embedded step."""
         return self.input_size if self.linear is None else self.linear.out_features
 
-    def forward(self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor
+    ) -> Tensor:
         """Embed each step; no step sees a later one.
 
         Args:
@@ -107,6 +131,117 @@ class GridEmbedding(nn.Module):
             embedded = torch.relu(self.linear(embedded))
         dropped: Tensor = self.dropout(embedded)
         return dropped
+
+
+class _CodeEmbedding(Embedding):
+    """What embeddings of codes share.
+
+    An event of code c with the normalised value v is E[c] + v V[c]: a learned vector a code, and a learned direction in
+    which its value moves it. Of each step the net also sees how long it comes after the one before and before the
+    prediction, and the statics.
+
+    Args:
+        num_codes: Size of the vocabulary.
+        num_statics: S, the number of static features.
+        size: D, the size of an embedded step.
+        dropout: Dropout probability of the output.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(self, num_codes: int, num_statics: int, size: int = 64, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_count("num_codes", num_codes)
+        check_count("num_statics", num_statics, least=0)
+        self.size = check_count("size", size)
+        self.code = nn.Embedding(num_codes, size)
+        self.slope = nn.Embedding(num_codes, size)
+        self.context = nn.Linear(2 + num_statics, size)
+        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        for table in (self.code, self.slope):
+            nn.init.normal_(table.weight, std=0.3)
+
+    @property
+    def output_size(self) -> int:
+        """D, the size of an embedded step."""
+        return self.size
+
+    def _finish(self, events: Tensor, hours_before: Tensor, statics: Tensor) -> Tensor:
+        """Adds times and statics to the (B, T, D) sums of events."""
+        gap = torch.zeros_like(hours_before)
+        gap[:, 1:] = hours_before[:, :-1] - hours_before[:, 1:]
+        times = torch.stack([scale_hours(gap), scale_hours(hours_before)], dim=-1)
+        known = statics.to(times.dtype).unsqueeze(1).expand(-1, times.shape[1], -1)
+        context = self.context(torch.cat([times, known], dim=-1))
+        embedded: Tensor = self.dropout(torch.tanh(events + context))
+        return embedded
+
+
+class EventEmbedding(_CodeEmbedding):
+    """Embeds the `events` representation; see `_CodeEmbedding` for the arguments."""
+
+    reads = ("codes", "values", "has_value", "hours_before", "statics")
+
+    def forward(  # type: ignore[override]
+        self, codes: Tensor, values: Tensor, has_value: Tensor, hours_before: Tensor, statics: Tensor
+    ) -> Tensor:
+        """Embed each event.
+
+        Args:
+            codes: Positions in the vocabulary, (B, T), integer.
+            values: Normalised values, (B, T).
+            has_value: Whether there is a value, (B, T).
+            hours_before: Hours from each event to the prediction, (B, T).
+            statics: Normalised static features, (B, S).
+
+        Returns:
+            (B, T, D).
+        """
+        events = self.code(codes) + (values * has_value).unsqueeze(-1) * self.slope(codes)
+        return self._finish(events, hours_before, statics)
+
+
+class TimepointEmbedding(_CodeEmbedding):
+    """Embeds the `timepoints` representation: the events of a step are summed and divided by the root of their number.
+
+    See `_CodeEmbedding` for the arguments.
+    """
+
+    reads = ("codes", "values", "has_value", "first_event", "hours_before", "statics")
+
+    def forward(  # type: ignore[override]
+        self,
+        codes: Tensor,
+        values: Tensor,
+        has_value: Tensor,
+        first_event: Tensor,
+        hours_before: Tensor,
+        statics: Tensor,
+    ) -> Tensor:
+        """Embed each time.
+
+        Args:
+            codes: Positions in the vocabulary, (E,), integer.
+            values: Normalised values, (E,).
+            has_value: Whether there is a value, (E,).
+            first_event: Where the events of each step begin, (B, T).
+            hours_before: Hours from each step to the prediction, (B, T).
+            statics: Normalised static features, (B, S).
+
+        Returns:
+            (B, T, D).
+        """
+        first = first_event.reshape(-1)
+        number = torch.diff(first, append=first.new_tensor([len(codes)]))
+        codes = codes.to(first.dtype)
+        slopes = (values * has_value).to(self.slope.weight.dtype)
+        total = nn.functional.embedding_bag(codes, self.code.weight, first, mode="sum")
+        total = total + nn.functional.embedding_bag(
+            codes, self.slope.weight, first, mode="sum", per_sample_weights=slopes
+        )
+        total = total / number.clamp(min=1).to(total.dtype).sqrt().unsqueeze(-1)
+        return self._finish(total.reshape(*first_event.shape, -1), hours_before, statics)
 
 
 def _check_features(features: Sequence[str]) -> tuple[str, ...]:

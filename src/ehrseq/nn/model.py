@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
-from ehrseq.nn.embedding import GridEmbedding
+from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.pooling import Pooling
@@ -13,19 +13,7 @@ from ehrseq.nn.shortcut import SummaryShortcut
 
 
 class SequenceInputs(Protocol):
-    """What a batch has to offer: B histories, padded on the right to T steps, of F features, and S statics."""
-
-    @property
-    def values(self) -> Tensor:
-        """Normalised values with the gaps filled, (B, T, F)."""
-
-    @property
-    def observed(self) -> Tensor:
-        """1 where the value was measured in this step, (B, T, F)."""
-
-    @property
-    def hours_since(self) -> Tensor:
-        """Hours since the feature was last seen, (B, T, F)."""
+    """What every batch has to offer, beside what the embedding and the shortcut read."""
 
     @property
     def statics(self) -> Tensor:
@@ -67,7 +55,7 @@ class SequenceModel(nn.Module):
 
     def __init__(
         self,
-        embedding: GridEmbedding,
+        embedding: Embedding,
         encoder: Encoder,
         pooling: Pooling,
         head: BinaryHead,
@@ -93,13 +81,28 @@ class SequenceModel(nn.Module):
         Returns:
             Logits (B,), attention (B, T) or None, hidden states (B, T, H).
         """
-        steps = self.embedding(inputs.values, inputs.observed, inputs.hours_since, inputs.statics)
+        steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden: Tensor = self.encoder(steps, inputs.lengths)
         pooled = self.pooling(hidden, inputs.lengths)
         logits: Tensor = self.head(pooled.vector, inputs.statics)
         if self.shortcut is not None:
-            logits = logits + self.shortcut(inputs.values, inputs.observed, inputs.statics, inputs.lengths)
+            logits = logits + self.shortcut(**_read(inputs, self.shortcut.reads))
         return Prediction(logits, pooled.weights, hidden)
+
+
+def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Some tensors of a batch.
+
+    Raises:
+        ConfigError: If the batch is of another representation than the block was made for.
+    """
+    missing = [name for name in names if not hasattr(inputs, name)]
+    if missing:
+        raise ConfigError(
+            f"model: the network reads {', '.join(missing)}, which a {type(inputs).__name__} does not hold; choose a "
+            "model for this representation"
+        )
+    return {name: getattr(inputs, name) for name in names}
 
 
 def _check_fit(name: str, value: int | None, needed: int) -> None:

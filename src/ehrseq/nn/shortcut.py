@@ -25,6 +25,8 @@ class SummaryShortcut(nn.Module):
         ConfigError: If an argument is out of range.
     """
 
+    reads = ("values", "observed", "statics", "lengths")
+
     def __init__(
         self,
         num_features: int,

@@ -1,6 +1,6 @@
 """Fitting vocabulary and normaliser on the histories of `train` subjects, and on nothing else."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +11,31 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
 from ehrseq.meds import schema
-from ehrseq.preprocess.events import CODE, ROW, TIME, VALUE, history_events, subject_table
-from ehrseq.preprocess.fitted import CodeEntry, Preprocessor, Repair, clean
+from ehrseq.meds.read import Shard
+from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Preprocessor, Repair, clean
+from ehrseq.preprocess.hierarchy import Hierarchy
+from ehrseq.preprocess.histories import Subjects, histories
+from ehrseq.preprocess.statistics import Cleaner, Key, Statistics, gather, merge
 
 # Quartile distance of a normal distribution with standard deviation one.
 _NORMAL_IQR = 1.3489795003921634
 _SKEWNESS = 1.5
+# Quantiles come from a seeded sample of subjects where train has more events than this: memory stays bounded.
+_SAMPLED_EVENTS = 20_000_000
+_KNOTS = 65
+
+Facts = dict[str, dict[str, Any]]
 
 
-def fit(dataset: Path, labels: pl.DataFrame, splits: pl.DataFrame, config: Preprocess) -> Preprocessor:
-    """Fit the preprocessing.
-
-    Args:
-        dataset: A MEDS dataset; limits and repairs come from the extra columns `low`, `high`, `unit`, `repairs` of its
-            `metadata/codes.parquet`, where it has them.
-        labels: In the MEDS label schema.
-        splits: `subject_id`, `split`; only `train` is looked at.
-        config: How.
-
-    Raises:
-        DataError: If no timed code is frequent enough.
-    """
-    train = splits.filter(pl.col("split") == schema.TRAIN).select(schema.SUBJECT_ID)
-    subjects = subject_table(labels.join(train, on=schema.SUBJECT_ID, how="semi"))
-    events = pl.concat(list(history_events(dataset, subjects)))
-    counted = (
-        events.group_by(pl.col(TIME).is_null().alias("static"), CODE)
-        .agg(
-            pl.col(ROW).n_unique().alias("subjects"),
-            pl.len().alias("events"),
-            pl.col(VALUE).is_not_null().any().alias("numeric"),
-        )
-        .filter(pl.col("subjects") >= config.min_subjects)
-        .sort("static", CODE)
-    )
-    if counted.filter(~pl.col("static")).is_empty():
-        raise DataError(
-            f"no code with a time is seen in {config.min_subjects} or more of the {subjects.height} train subjects; "
-            "lower preprocess.min_subjects or give more data"
-        )
-    facts = _code_facts(dataset, config)
-    entries = [CodeEntry(**{**row, **facts.get(row["code"], {})}) for row in counted.iter_rows(named=True)]
-    return Preprocessor(tuple(_fit_normaliser(entries, events, config)), config.clip)
-
-
-def _code_facts(dataset: Path, config: Preprocess) -> dict[str, dict[str, Any]]:
+def read_facts(dataset: Path, config: Preprocess) -> Facts:
     """Limits, repairs and units by code, as far as the source knows and the configuration wants them."""
     path = dataset / schema.CODES_FILE
     if not path.is_file():
         return {}
-    facts: dict[str, dict[str, Any]] = {}
-    for row in pl.read_parquet(path).iter_rows(named=True):
+    facts: Facts = {}
+    table = pl.read_parquet(path)
+    known = [name for name in ("unit", "low", "high", "repairs") if name in table.columns]
+    for row in table.select("code", *known).iter_rows(named=True) if known else ():
         repairs = tuple(Repair(**repair) for repair in row.get("repairs") or ())
         facts[row["code"]] = {
             "unit": row.get("unit"),
@@ -72,54 +46,138 @@ def _code_facts(dataset: Path, config: Preprocess) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def entry_numbers(events: pl.DataFrame, entries: tuple[CodeEntry, ...] | list[CodeEntry]) -> NDArray[np.int64]:
-    """The vocabulary position of each event; -1 for codes that are not in it."""
-    table = pl.DataFrame(
-        {CODE: [entry.code for entry in entries], "static": [entry.static for entry in entries]},
-        schema={CODE: pl.String, "static": pl.Boolean},
-    ).with_row_index("entry")
-    joined = events.select(pl.col(CODE), pl.col(TIME).is_null().alias("static")).join(
-        table, on=[CODE, "static"], how="left", maintain_order="left"
+def gather_shard(
+    path: Path, subjects: Subjects, train: Subjects, facts: Facts, config: Preprocess, rows: int
+) -> tuple[Statistics, int]:
+    """Statistics of one shard's train subjects, and how many events all its histories hold.
+
+    Args:
+        path: The shard.
+        subjects: All labelled subjects.
+        train: Those of `train`.
+        facts: From `read_facts`.
+        config: How.
+        rows: Events of the whole dataset, which decide how many values are kept for quantiles.
+    """
+    few = config.min_subjects if config.fallback != "none" else 0
+    share = min(1.0, _SAMPLED_EVENTS / max(rows, 1)) if config.normaliser in ("robust", "quantile") else 0.0
+    shard = Shard(path, config.text_values == "categories")
+    clean = _cleaner(facts)
+    parts, events = [], 0
+    for history in histories(shard.chunks(), subjects):
+        events += len(history.code)
+        parts.append(gather(history.only(train.subject), clean, few, share, config.log == "auto"))
+    return merge(parts), events
+
+
+def fit(statistics: Statistics, hierarchy: Hierarchy, facts: Facts, subjects: int, config: Preprocess) -> Preprocessor:
+    """Choose the vocabulary and fit the normaliser.
+
+    Args:
+        statistics: Of all `train` histories.
+        hierarchy: Where rare codes fall back to.
+        facts: From `read_facts`.
+        subjects: Number of train subjects, for the message.
+        config: How.
+
+    Raises:
+        DataError: If no timed code is frequent enough.
+    """
+    chosen = {key: row for row, key in enumerate(statistics.keys) if statistics.subjects[row] >= config.min_subjects}
+    entries = [_entry(key, row, statistics, facts, config) for key, row in chosen.items()]
+    entries += _fallbacks(statistics, chosen, hierarchy, config)
+    entries.sort(key=lambda entry: (entry.static, entry.code))
+    if all(entry.static for entry in entries):
+        raise DataError(
+            f"no code with a time is seen in {config.min_subjects} or more of the {subjects} train subjects; "
+            "lower preprocess.min_subjects or give more data"
+        )
+    if config.unknown == "code":
+        entries.append(CodeEntry(UNKNOWN, False, False))
+        entries.sort(key=lambda entry: (entry.static, entry.code))
+    return Preprocessor(tuple(entries), config.clip, hierarchy, config.text_values == "categories")
+
+
+def _entry(key: Key, row: int, statistics: Statistics, facts: Facts, config: Preprocess) -> CodeEntry:
+    """One code with its normaliser."""
+    static, code = key
+    plain, count = statistics.plain, statistics.plain.count[row]
+    log = bool(
+        config.log == "auto"
+        and count
+        and not statistics.negative[row]
+        and plain.skewness[row] > _SKEWNESS
+        and config.normaliser != "quantile"  # has a scale of its own
     )
-    return joined["entry"].cast(pl.Int64).fill_null(-1).to_numpy()
+    moments = statistics.log if log else plain
+    center, scale, knots = 0.0, 1.0, ()
+    if count and config.normaliser != "none":
+        center, scale = float(moments.mean[row]), float(moments.deviation[row]) or 1.0
+        sample = statistics.sample.get(key)
+        if config.normaliser == "robust" and sample is not None:
+            value = np.log1p(sample.astype(np.float64)) if log else sample.astype(np.float64)
+            low, middle, high = np.quantile(value, [0.25, 0.5, 0.75])
+            # More than half of the values may be equal (a coma score of 15): the quartiles then say nothing of the
+            # spread.
+            center, scale = float(middle), float(high - low) / _NORMAL_IQR or scale
+        elif config.normaliser == "quantile" and sample is not None:
+            knots = tuple(np.quantile(sample.astype(np.float64), np.linspace(0, 1, _KNOTS)).tolist())
+    return CodeEntry(
+        code=code,
+        static=static,
+        numeric=bool(count),
+        log=log,
+        center=center,
+        scale=scale,
+        quantiles=knots,
+        subjects=int(statistics.subjects[row]),
+        events=int(statistics.events[row]),
+        **facts.get(code, {}),
+    )
 
 
-def _fit_normaliser(entries: list[CodeEntry], events: pl.DataFrame, config: Preprocess) -> list[CodeEntry]:
-    """Centre and scale of each numeric code, from clean values in a fixed order (so that sums repeat bit for bit)."""
-    number = entry_numbers(events, entries)
-    value = events[VALUE].to_numpy()
-    use = (number >= 0) & ~np.isnan(value)
-    number, value = number[use], value[use]
-    value, keep, _ = clean(entries, number, value)
-    number, value = number[keep], value[keep]
-    order = np.lexsort((value, number))
-    number, value = number[order], value[order]
-    bounds = np.searchsorted(number, np.arange(len(entries) + 1))
-    fitted = []
-    for index, entry in enumerate(entries):
-        part = value[bounds[index] : bounds[index + 1]]
-        log = config.log == "auto" and entry.numeric and _is_skewed(part)
-        part = np.log1p(part) if log else part
-        center, scale = _center_scale(part, config.normaliser) if entry.numeric and len(part) else (0.0, 1.0)
-        fitted.append(replace(entry, log=log, center=center, scale=scale))
-    return fitted
+def _fallbacks(
+    statistics: Statistics, chosen: dict[Key, int], hierarchy: Hierarchy, config: Preprocess
+) -> list[CodeEntry]:
+    """Entries for ancestors that enough subjects have through codes too rare for an entry of their own.
+
+    The most specific ancestors come first, and a code counts for one of them only. Values are not kept: those of
+    different codes have nothing in common.
+    """
+    waiting: dict[Key, list[Key]] = {}  # ancestor to rare codes
+    distance: dict[Key, int] = {}
+    events = {key: int(statistics.events[row]) for row, key in enumerate(statistics.keys)}
+    for key in statistics.keys:
+        if key not in chosen:
+            for steps, name in enumerate(hierarchy.ancestors(key[1])):
+                ancestor = (key[0], name)
+                waiting.setdefault(ancestor, []).append(key)
+                distance[ancestor] = max(distance.get(ancestor, 0), steps)
+    resolved: set[Key] = set()
+    entries = []
+    for ancestor in sorted(waiting, key=lambda key: (distance[key], key)):
+        members = [key for key in waiting[ancestor] if key not in resolved]
+        subjects: set[int] = set().union(*(statistics.rare.get(key, ()) for key in members))
+        if ancestor in chosen:
+            resolved.update(members)
+        elif len(subjects) >= config.min_subjects:
+            resolved.update(members)
+            count = sum(events[key] for key in members)
+            entries.append(CodeEntry(ancestor[1], ancestor[0], False, subjects=len(subjects), events=count))
+    return entries
 
 
-def _is_skewed(value: NDArray[np.float64]) -> bool:
-    """Whether values are never negative and lean to the right so much that their logarithm is the better scale."""
-    if not len(value) or value[0] < 0:
-        return False
-    deviation = value.std()
-    return bool(deviation > 0 and np.mean(((value - value.mean()) / deviation) ** 3) > _SKEWNESS)
+def _cleaner(facts: Facts) -> Cleaner:
+    """Repairs and limits for codes by name."""
+    entries: list[CodeEntry] = []  # grows with the codes of a shard
 
+    def clean_by_name(
+        codes: Sequence[str], number: NDArray[np.int32], value: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        if not facts:
+            return value, np.ones(len(value), bool)
+        entries.extend(CodeEntry(code, False, True, **facts.get(code, {})) for code in codes[len(entries) :])
+        mended, keep, _ = clean(entries, number, value)
+        return mended, keep
 
-def _center_scale(value: NDArray[np.float64], normaliser: str) -> tuple[float, float]:
-    """Centre and scale of sorted values; a scale is never 0."""
-    if normaliser == "none":
-        return 0.0, 1.0
-    deviation = float(value.std())
-    if normaliser == "zscore":
-        return float(value.mean()), deviation or 1.0
-    low, middle, high = np.quantile(value, [0.25, 0.5, 0.75])
-    # More than half of the values may be equal (a coma score of 15): then the quartiles say nothing about the spread.
-    return float(middle), float(high - low) / _NORMAL_IQR or deviation or 1.0
+    return clean_by_name

@@ -1,11 +1,16 @@
 """The fitted preprocessing: vocabulary, limits, repairs, normaliser; saved with the run as JSON."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ehrseq.preprocess.hierarchy import Hierarchy
+
+UNKNOWN = "UNKNOWN"  # the entry of timed codes that have none, where the configuration wants one
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class CodeEntry:
         log: Whether log(1 + value) is normalised in place of the value.
         center: Subtracted from the value.
         scale: The value is divided by it.
+        quantiles: Evenly spaced quantiles of the values, where these are what normalises; a value becomes its rank
+            among them, with mean 0 and standard deviation 1 in `train`.
         unit: For people.
         subjects: Train subjects that have it.
         events: Train events it was fitted on.
@@ -46,6 +53,7 @@ class CodeEntry:
     log: bool = False
     center: float = 0.0
     scale: float = 1.0
+    quantiles: tuple[float, ...] = ()
     unit: str | None = None
     subjects: int = 0
     events: int = 0
@@ -75,10 +83,33 @@ class Preprocessor:
     Attributes:
         entries: The vocabulary.
         clip: Normalised values are cut to [-clip, clip]; None: never.
+        hierarchy: Where a code that has no entry falls back to.
+        text_values: Whether an event with a text and no number is a code of its own, `<code>//<text>`.
     """
 
     entries: tuple[CodeEntry, ...]
     clip: float | None
+    hierarchy: Hierarchy = field(default_factory=lambda: Hierarchy("none"))
+    text_values: bool = False
+
+    def find(self, code: str, static: bool) -> tuple[int, bool]:
+        """The entry for a code.
+
+        Returns:
+            Position in `entries`, -1 for none, and whether it is the code's own: values of others are not taken.
+        """
+        position = self._positions.get((static, code))
+        if position is not None:
+            return position, True
+        for ancestor in self.hierarchy.ancestors(code):
+            position = self._positions.get((static, ancestor))
+            if position is not None:
+                return position, False
+        return (-1 if static else self._positions.get((False, UNKNOWN), -1)), False
+
+    @cached_property
+    def _positions(self) -> dict[tuple[bool, str], int]:
+        return {(entry.static, entry.code): position for position, entry in enumerate(self.entries)}
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -98,20 +129,6 @@ class Preprocessor:
             names += [entry.code, f"{entry.code} (value)"] if entry.numeric else [entry.code]
         return tuple(names)
 
-    def clean(
-        self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Mend mix-ups and find what is outside the limits.
-
-        Args:
-            entry: (E,) position in `entries`.
-            value: (E,) raw values; NaN where there is none.
-
-        Returns:
-            (values (E,), keep (E,), repaired (E,)).
-        """
-        return clean(self.entries, entry, value)
-
     def apply(self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]) -> Outcome:
         """Mend, limit and normalise values.
 
@@ -119,18 +136,54 @@ class Preprocessor:
             entry: (E,) position in `entries`.
             value: (E,) raw values; NaN where there is none.
         """
-        mended, keep, repaired = self.clean(entry, value)
-        log = np.array([item.log for item in self.entries], bool)[entry]
-        center = np.array([item.center for item in self.entries], np.float64)[entry]
-        scale = np.array([item.scale for item in self.entries], np.float64)[entry]
-        moved = (np.where(log, np.log1p(np.maximum(mended, 0)), mended) - center) / scale
-        limit = np.inf if self.clip is None else self.clip
-        clipped = np.abs(moved) > limit
-        return Outcome(np.clip(moved, -limit, limit).astype(np.float32), keep, repaired, clipped)
+        mended, keep, repaired = clean(self.entries, entry, value)
+        log, center, scale = self._scales
+        moved = mended.copy()
+        if log.any():
+            logged = np.flatnonzero(log[entry])
+            moved[logged] = np.log1p(np.maximum(moved[logged], 0))
+        moved -= center[entry]
+        moved /= scale[entry]
+        self._rank(entry, mended, moved)
+        if self.clip is None:
+            return Outcome(moved.astype(np.float32), keep, repaired, np.zeros(len(moved), bool))
+        cut = np.clip(moved, -self.clip, self.clip)
+        return Outcome(cut.astype(np.float32), keep, repaired, (cut != moved) & ~np.isnan(moved))
+
+    @cached_property
+    def _scales(self) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+        """Of each entry: on the log scale or not, centre, scale."""
+        return (
+            np.array([entry.log for entry in self.entries], bool),
+            np.array([entry.center for entry in self.entries], np.float64),
+            np.array([entry.scale for entry in self.entries], np.float64),
+        )
+
+    def _rank(self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64], result: NDArray[np.float64]) -> None:
+        """Put ranks into `result` where quantiles normalise; equal quantiles give the middle of their ranks."""
+        ranked = np.array([bool(item.quantiles) for item in self.entries], bool)
+        if not ranked.any():
+            return
+        rows = np.flatnonzero(ranked[entry] & ~np.isnan(value))
+        rows = rows[np.argsort(entry[rows], kind="stable")]
+        for part in np.split(rows, np.flatnonzero(np.diff(entry[rows])) + 1):
+            if len(part):
+                knots = np.array(self.entries[entry[part[0]]].quantiles)
+                grid = np.linspace(0, 1, len(knots))
+                up = np.interp(value[part], knots, grid)
+                down = -np.interp(-value[part], -knots[::-1], -grid[::-1])
+                # A uniform rank has the deviation 1 / sqrt(12).
+                result[part] = ((up + down) / 2 - 0.5) * np.sqrt(12)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` reads them back to an equal object."""
-        return {"clip": self.clip, "entries": [asdict(entry) for entry in self.entries]}
+        return {
+            "clip": self.clip,
+            "entries": [asdict(entry) for entry in self.entries],
+            "fallback": self.hierarchy.kind,
+            "parents": {code: list(parents) for code, parents in sorted(self.hierarchy.parents.items())},
+            "text_values": self.text_values,
+        }
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "Preprocessor":
@@ -138,27 +191,42 @@ class Preprocessor:
         entries = []
         for item in plain["entries"]:
             repairs = tuple(Repair(**repair) for repair in item["repairs"])
-            entries.append(CodeEntry(**{**item, "repairs": repairs}))
-        return cls(tuple(entries), plain["clip"])
+            entries.append(CodeEntry(**{**item, "repairs": repairs, "quantiles": tuple(item["quantiles"])}))
+        parents = {code: tuple(names) for code, names in plain["parents"].items()}
+        return cls(tuple(entries), plain["clip"], Hierarchy(plain["fallback"], parents), plain["text_values"])
 
 
 def clean(
     entries: Sequence[CodeEntry], entry: NDArray[np.integer[Any]], value: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Mend mix-ups and find what is outside the limits; see `Preprocessor.clean`."""
+    """Mend mix-ups and find what is outside the limits.
+
+    Args:
+        entries: The vocabulary.
+        entry: (E,) position in `entries`.
+        value: (E,) raw values; NaN where there is none.
+
+    Returns:
+        (values (E,), keep (E,), repaired (E,)).
+    """
     mended = value.copy()
     repaired = np.zeros(len(value), bool)
-    for index, item in enumerate(entries):
-        if item.repairs:
-            rows = np.flatnonzero(entry == index)
-            for repair in item.repairs:
+    with_repairs = np.array([bool(item.repairs) for item in entries], bool)
+    if with_repairs.any():
+        candidates = np.flatnonzero(with_repairs[entry])
+        for index in np.flatnonzero(with_repairs).tolist():
+            rows = candidates[entry[candidates] == index]
+            for repair in entries[index].repairs:
                 # Judged by the raw value, so that one repair never sets off the next.
                 hit = rows[(value[rows] >= repair.low) & (value[rows] <= repair.high)]
                 mended[hit] = value[hit] * repair.scale + repair.offset
                 repaired[hit] = True
-    low = np.array([-np.inf if item.low is None else item.low for item in entries])[entry]
-    high = np.array([np.inf if item.high is None else item.high for item in entries])[entry]
+    lows = np.array([-np.inf if item.low is None else item.low for item in entries])
+    highs = np.array([np.inf if item.high is None else item.high for item in entries])
+    if all(item.low is None and item.high is None for item in entries):
+        return mended, np.ones(len(value), bool), repaired
+    # float32 on disk: a value written as the limit itself must pass.
+    low, high = (lows - 1e-6 * np.abs(lows))[entry], (highs + 1e-6 * np.abs(highs))[entry]
     with np.errstate(invalid="ignore"):
-        # float32 on disk: a value written as the limit itself must pass.
-        keep = ~((mended < low - 1e-6 * np.abs(low)) | (mended > high + 1e-6 * np.abs(high)))
+        keep = ~((mended < low) | (mended > high))
     return mended, keep, repaired

@@ -1,142 +1,183 @@
 """From MEDS events to the arrays of a store, with a count of everything that was changed on the way."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ehrseq.meds import schema
-from ehrseq.preprocess.events import CODE, ROW, TIME, VALUE, history_events, subject_table
-from ehrseq.preprocess.fit import entry_numbers
+from ehrseq.files import write_json
+from ehrseq.meds.read import Shard
 from ehrseq.preprocess.fitted import Preprocessor
-from ehrseq.store.format import NO_SPLIT, SPLIT_CODES, Arrays
+from ehrseq.preprocess.histories import History, Subjects, histories
+from ehrseq.store.format import pack_events
+from ehrseq.store.writer import PartWriter
 
+REPORT_SCHEMA = {
+    "code": pl.String,
+    "static": pl.Boolean,
+    "entry": pl.String,
+    "events": pl.Int64,
+    "repaired": pl.Int64,
+    "out_of_limits": pl.Int64,
+    "clipped": pl.Int64,
+}
+REPORT, REPAIRS = "report.parquet", "repairs.json"
 _COUNTS = ("events", "repaired", "out_of_limits", "clipped")
 
 
-def tensorise(
-    dataset: Path, labels: pl.DataFrame, splits: pl.DataFrame | None, preprocessor: Preprocessor
-) -> tuple[Arrays, pl.DataFrame]:
-    """Apply a fitted preprocessing to a dataset.
+def tensorise_shard(path: Path, writer: PartWriter, subjects: Subjects, preprocessor: Preprocessor) -> None:
+    """Apply a fitted preprocessing to one shard.
 
     Args:
-        dataset: A MEDS dataset.
-        labels: In the MEDS label schema, sorted by subject and time; one sample a row.
-        splits: `subject_id`, `split`; None for prediction.
+        path: A shard of a MEDS dataset.
+        writer: Takes events, subjects and statics; in its folder a report is left (a row a code: where it went, what
+            was repaired, dropped, clipped; `entry` is null for codes left out), and the count of values repaired
+            whatever their code.
+        subjects: All labelled subjects.
         preprocessor: What was fitted on `train`.
 
-    Returns:
-        The store's arrays, and a report with a row a code: what was kept, repaired, dropped, clipped. Codes that are
-        not in the vocabulary have `in_vocabulary` false.
+    Raises:
+        DataError: If the shard is not MEDS.
     """
-    subjects = subject_table(labels)
-    static = np.zeros((subjects.height, len(preprocessor.static_features)), np.float32)
-    parts: list[tuple[NDArray[np.int64], ...]] = []
-    reports = []
-    for events in history_events(dataset, subjects):
-        number = entry_numbers(events, preprocessor.entries)
-        reports.append(_apply(events, number, preprocessor, static, parts))
-    row = np.concatenate([part[0] for part in parts])
-    # Shards may hold the subjects in any order; within a subject the order stays.
-    order = np.argsort(row, kind="stable")
-    row, time, code, value = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
-    offset = np.searchsorted(row, np.arange(subjects.height + 1))
-    arrays = Arrays(
-        subject_id=subjects[schema.SUBJECT_ID].to_numpy(),
-        offset=offset,
-        time=time,
-        code=code.astype(np.int32),
-        value=value.astype(np.float32),
-        static=static,
-        **_samples(labels, subjects, splits, offset, time),
-    )
-    report = pl.concat(reports).group_by("code", "static", "in_vocabulary").agg(pl.col(_COUNTS).sum())
-    return arrays, report.sort("in_vocabulary", "static", "code", descending=[True, False, False])
+    tensoriser = _Tensoriser(preprocessor)
+    shard = Shard(path, preprocessor.text_values)
+    with writer:
+        for history in histories(shard.chunks(), subjects):
+            tensoriser.add(history, writer)
+    tensoriser.report().write_parquet(writer.folder / REPORT)
+    write_json(writer.folder / REPAIRS, {"infinite_values": shard.infinite_values})
 
 
-def _apply(
-    events: pl.DataFrame,
-    number: NDArray[np.int64],
-    preprocessor: Preprocessor,
-    static: NDArray[np.float32],
-    parts: list[tuple[NDArray[np.int64], ...]],
-) -> pl.DataFrame:
-    """Normalise one shard: statics into `static`, timed events onto `parts`; returns the counts."""
-    known = number >= 0
-    raw = events[VALUE].fill_null(float("nan")).to_numpy()
-    outcome = preprocessor.apply(number[known], raw[known])
-    keep = np.zeros(len(number), bool)
-    keep[known] = outcome.keep
-    value = np.full(len(number), np.nan, np.float32)
-    value[known] = outcome.value
-    row = events[ROW].to_numpy()
-    time = events[TIME].fill_null(0).to_numpy()
-    is_static = events[TIME].is_null().to_numpy()
-    timed = keep & ~is_static
-    parts.append((row[timed], time[timed], number[timed], value[timed]))
-    _fill_static(static, row[keep & is_static], number[keep & is_static], value[keep & is_static], preprocessor)
-    flags = {"repaired": outcome.repaired, "out_of_limits": ~outcome.keep, "clipped": outcome.clipped & outcome.keep}
-    counts = events.select(CODE, pl.Series("static", is_static), pl.Series("in_vocabulary", known))
-    for name, flag in flags.items():
-        column = np.zeros(len(number), np.int64)
-        column[known] = flag
-        counts = counts.with_columns(pl.Series(name, column))
-    return (
-        counts.with_columns(pl.lit(1, pl.Int64).alias("events"))
-        .group_by(CODE, "static", "in_vocabulary")
-        .agg(pl.col(_COUNTS).sum())
-    )
+def merge_reports(reports: list[pl.DataFrame]) -> pl.DataFrame:
+    """One report of all shards: what is in the vocabulary first, then by code."""
+    merged = pl.concat(reports).group_by("code", "static", "entry").agg(pl.col(_COUNTS).sum())
+    order = [pl.col("entry").is_null(), pl.col("static"), pl.col("code")]
+    return merged.sort(order)
 
 
-def _fill_static(
-    static: NDArray[np.float32],
-    row: NDArray[np.int64],
-    number: NDArray[np.int64],
-    value: NDArray[np.float32],
-    preprocessor: Preprocessor,
-) -> None:
-    """Presence of each static code and the value of numeric ones; what is absent stays 0, the train centre."""
-    column = 0
-    for entry in preprocessor.static_entries:
-        hit = number == preprocessor.entries.index(entry)
-        static[row[hit], column] = 1
-        column += 1
-        if entry.numeric:
-            static[row[hit], column] = np.nan_to_num(value[hit])
-            column += 1
+class _Tensoriser:
+    """What stays the same over a shard's chunks: where each code goes, and the counts."""
+
+    def __init__(self, preprocessor: Preprocessor) -> None:
+        self.preprocessor = preprocessor
+        self.codes: list[str] = []
+        # By code, timed and static: entry, whether it is its own, counts.
+        self.entry = np.zeros((2, 0), np.int32)
+        self.own = np.zeros((2, 0), bool)
+        self.counts = {name: np.zeros((2, 0), np.int64) for name in _COUNTS}
+        self.columns = _static_columns(preprocessor)
+
+    def add(self, history: History, writer: PartWriter) -> None:
+        """Write one chunk."""
+        self._grow(history.codes)
+        entry = self.entry[0].take(history.code)
+        own = self.own[0].take(history.code)
+        fixed = np.flatnonzero(history.static)
+        if len(fixed):
+            entry[fixed] = self.entry[1].take(history.code[fixed])
+            own[fixed] = self.own[1].take(history.code[fixed])
+        value = history.value.copy()
+        keep = entry >= 0
+        own &= keep
+        value[~own] = np.nan
+        valued = np.flatnonzero(~np.isnan(value))
+        outcome = self.preprocessor.apply(entry[valued], value[valued].astype(np.float64))
+        value[valued] = outcome.value
+        dropped = valued[~outcome.keep]
+        keep[dropped] = False
+        self._count("events", history.code, history.static)
+        for name, rows in (
+            ("repaired", valued[outcome.repaired]),
+            ("out_of_limits", dropped),
+            ("clipped", valued[outcome.clipped & outcome.keep]),
+        ):
+            self._count(name, history.code[rows], history.static[rows])
+        statics = fixed[keep[fixed]]
+        static = self._statics(history.row[statics], entry[statics], value[statics], len(history.subject))
+        keep[fixed] = False
+        row, time = history.row, history.time
+        if not keep.all():
+            kept = np.flatnonzero(keep)  # a take by position is several times as fast as one by flags
+            row, time, entry, value = row.take(kept), time.take(kept), entry.take(kept), value.take(kept)
+        count = np.bincount(row, minlength=len(history.subject))
+        writer.append(
+            history.subject,
+            count,
+            static,
+            event=pack_events(time, entry, value),
+            timepoint=_timepoints(count, row, time),
+        )
+
+    def _grow(self, codes: list[str]) -> None:
+        """Look up the codes that are new since the last chunk."""
+        start, new = len(self.codes), codes[len(self.codes) :]
+        if not new:
+            return
+        self.codes += new
+        found = [[self.preprocessor.find(code, static) for code in new] for static in (False, True)]
+        entry = np.array([[position for position, _ in row] for row in found], np.int32)
+        own = np.array([[is_own for _, is_own in row] for row in found], bool)
+        self.entry = np.concatenate([self.entry[:, :start], entry], axis=1)
+        self.own = np.concatenate([self.own[:, :start], own], axis=1)
+        for name, count in self.counts.items():
+            self.counts[name] = np.concatenate([count, np.zeros((2, len(new)), np.int64)], axis=1)
+
+    def _count(self, name: str, code: NDArray[np.int32], static: NDArray[np.bool_]) -> None:
+        size = len(self.codes)
+        if static.any():
+            number = code + size * static
+            self.counts[name] += np.bincount(number, minlength=2 * size).reshape(2, size)
+        elif len(code):
+            self.counts[name][0] += np.bincount(code, minlength=size)
+
+    def _statics(
+        self, row: NDArray[np.int64], entry: NDArray[np.int32], value: NDArray[np.float32], subjects: int
+    ) -> NDArray[np.float32]:
+        """Presence of each static code and the value of numeric ones; what is absent stays 0, the train centre."""
+        static = np.zeros((subjects, len(self.preprocessor.static_features)), np.float32)
+        for position, (presence, number) in self.columns.items():
+            hit = np.flatnonzero(entry == position)
+            static[row[hit], presence] = 1
+            if number is not None:
+                static[row[hit], number] = np.nan_to_num(value[hit])
+        return static
+
+    def report(self) -> pl.DataFrame:
+        """A row for each code that was met."""
+        names = [entry.code for entry in self.preprocessor.entries]
+        parts = []
+        for static in (False, True):
+            met = np.flatnonzero(self.counts["events"][int(static)])
+            entry = self.entry[int(static), met].tolist()
+            columns = {
+                "code": [self.codes[position] for position in met.tolist()],
+                "static": [static] * len(met),
+                "entry": [names[position] if position >= 0 else None for position in entry],
+                **{name: count[int(static), met] for name, count in self.counts.items()},
+            }
+            parts.append(pl.DataFrame(columns, schema=REPORT_SCHEMA))
+        return pl.concat(parts)
 
 
-def _samples(
-    labels: pl.DataFrame,
-    subjects: pl.DataFrame,
-    splits: pl.DataFrame | None,
-    offset: NDArray[np.int64],
-    time: NDArray[np.int64],
-) -> dict[str, Any]:
-    """The sample arrays: which events each history holds, its label and split."""
-    row = labels.join(subjects, on=schema.SUBJECT_ID, maintain_order="left")[ROW].to_numpy()
-    cut = labels[schema.PREDICTION_TIME].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
-    begin = offset[row]
-    # Inclusive: an event at prediction_time is known when the prediction is made.
-    end = np.fromiter(
-        (b + np.searchsorted(time[b:e], t, side="right") for b, e, t in zip(begin, offset[row + 1], cut, strict=True)),
-        np.int64,
-        len(row),
-    )
-    label = np.full(len(row), np.nan, np.float32)
-    if schema.BOOLEAN_VALUE in labels.columns:
-        label = labels[schema.BOOLEAN_VALUE].cast(pl.Float32).to_numpy()
-    split = np.full(len(row), NO_SPLIT, np.int8)
-    if splits is not None:
-        names = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"]
-        split = names.replace_strict(SPLIT_CODES, return_dtype=pl.Int8).to_numpy()
-    return {
-        "sample_subject": row,
-        "sample_time": cut,
-        "sample_begin": begin,
-        "sample_end": end,
-        "sample_label": label,
-        "sample_split": split,
-    }
+def _timepoints(count: NDArray[np.int64], row: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Number of each event's time among the different times of its subject."""
+    if not len(row):
+        return np.zeros(0, np.int32)
+    later = np.zeros(len(row), bool)
+    later[1:] = (time[1:] != time[:-1]) & (row[1:] == row[:-1])
+    number = np.cumsum(later, dtype=np.int32)
+    filled = count[count > 0]
+    first = number[np.cumsum(filled) - filled]
+    number -= np.repeat(first, filled)
+    return number
+
+
+def _static_columns(preprocessor: Preprocessor) -> dict[int, tuple[int, int | None]]:
+    """By entry: the column of its presence, and of its value where it is numeric."""
+    columns, column = {}, 0
+    for position, entry in enumerate(preprocessor.entries):
+        if entry.static:
+            columns[position] = (column, column + 1 if entry.numeric else None)
+            column += 1 + entry.numeric
+    return columns

@@ -1,30 +1,40 @@
 """What every source offers: a fingerprint of its input, and the writing of a MEDS dataset."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 Progress = Callable[[int, int], None]  # (done, all), in units of the source's own
 
 
-@runtime_checkable
-class Source(Protocol):
+class Source(ABC):
     """Raw data that can be turned into a MEDS dataset with labels."""
 
     name: str
 
+    @property
+    def dataset(self) -> Path | None:
+        """Where a MEDS dataset lies that is used as it is; None: `write` makes one.
+
+        Raises:
+            DataError: If it is not MEDS.
+        """
+        return None
+
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Plain JSON facts that determine the dataset: digests of the input, arguments, version of the adapter.
 
         Raises:
             DataError: If the input is missing or unreadable.
         """
-        ...
 
     def without_labels(self) -> "Source":
         """The same source, for prediction: outcomes are neither needed nor read."""
-        ...
+        return self
 
+    @abstractmethod
     def write(self, root: Path, progress: Progress | None = None) -> dict[str, int]:
         """Write `data/`, `metadata/` and `labels/` into an empty folder.
 
@@ -40,4 +50,3 @@ class Source(Protocol):
         Raises:
             DataError: If the input breaks its contract, naming file, row and column.
         """
-        ...

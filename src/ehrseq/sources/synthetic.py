@@ -72,7 +72,7 @@ class _Stays:
 
 
 @dataclass(frozen=True)
-class SyntheticSource:
+class SyntheticSource(Source):
     """The synthetic source.
 
     Attributes:
@@ -84,10 +84,6 @@ class SyntheticSource:
     seed: int = 0
 
     name = "synthetic"
-
-    def without_labels(self) -> Source:
-        """The same source: prediction does not look at labels."""
-        return self
 
     def fingerprint(self) -> dict[str, Any]:
         """Arguments and version of the generator."""

@@ -1,8 +1,9 @@
 """What a store holds: names, types and meaning of its arrays.
 
 N subjects, E timed events, S static features, M samples (one history and its label each). Events are grouped by
-subject and sorted by time; `offset` says where each subject begins. Everything is keyed by subject, never by position
-in the source, so that subjects without timed events take no part in anybody else's.
+subject and sorted by time; `begin` and `end` say where each subject's lie. Everything is keyed by subject, never by
+position in the source, so that subjects without timed events take no part in anybody else's. Subjects stand in the
+order of the source's shards, those without any event last.
 """
 
 from dataclasses import dataclass, fields
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 
 META = "meta.json"
 # Types on disk, pinned: another platform reads the same bytes.
-DTYPES: dict[str, str] = {
+DTYPES: dict[str, str | list[tuple[str, str]]] = {
     "subject_id": "<i8",
-    "offset": "<i8",
-    "time": "<i8",
-    "code": "<i4",
-    "value": "<f4",
+    "begin": "<i8",
+    "end": "<i8",
+    "event": [("time", "<i8"), ("code", "<i4"), ("value", "<f4")],
+    "timepoint": "<i4",
     "static": "<f4",
     "sample_subject": "<i8",
     "sample_time": "<i8",
@@ -28,6 +29,8 @@ DTYPES: dict[str, str] = {
     "sample_label": "<f4",
     "sample_split": "|i1",
 }
+# What there is one of an event; each shard of the source writes its own stretch.
+EVENT_ARRAYS = ("event", "timepoint")
 SPLIT_CODES = {"train": 0, "tuning": 1, "held_out": 2}
 NO_SPLIT = -1
 
@@ -37,11 +40,12 @@ class Arrays:
     """The arrays of a store.
 
     Attributes:
-        subject_id: (N,) ids, ascending.
-        offset: (N + 1,) first event of each subject; the last entry is E.
-        time: (E,) microseconds since 1970.
-        code: (E,) position of the event's code in the vocabulary.
-        value: (E,) normalised value; NaN where the event has none.
+        subject_id: (N,) ids.
+        begin: (N,) first event of each subject.
+        end: (N,) one past the last event of each. Between subjects there may be room that belongs to nobody.
+        event: (E,) records of `time` (microseconds since 1970), `code` (position in the vocabulary) and `value`
+            (normalised; NaN where the event has none). What belongs together lies together: a history is one copy.
+        timepoint: (E,) number of the event's time among the subject's different times, from 0.
         static: (N, S) static features.
         sample_subject: (M,) row of the sample's subject in `subject_id`.
         sample_time: (M,) prediction_time in microseconds since 1970.
@@ -52,10 +56,10 @@ class Arrays:
     """
 
     subject_id: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    time: NDArray[np.int64]
-    code: NDArray[np.int32]
-    value: NDArray[np.float32]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    event: NDArray[np.void]
+    timepoint: NDArray[np.int32]
     static: NDArray[np.float32]
     sample_subject: NDArray[np.int64]
     sample_time: NDArray[np.int64]
@@ -63,6 +67,30 @@ class Arrays:
     sample_end: NDArray[np.int64]
     sample_label: NDArray[np.float32]
     sample_split: NDArray[np.int8]
+
+    @property
+    def time(self) -> NDArray[np.int64]:
+        """The times of all events, (E,), a view."""
+        return self.event["time"]
+
+    @property
+    def code(self) -> NDArray[np.int32]:
+        """The codes of all events, (E,), a view."""
+        return self.event["code"]
+
+    @property
+    def value(self) -> NDArray[np.float32]:
+        """The values of all events, (E,), a view."""
+        return self.event["value"]
+
+
+def pack_events(
+    time: NDArray[np.int64], code: NDArray[np.int32] | np.int32, value: NDArray[np.float32] | np.float32
+) -> NDArray[np.void]:
+    """The records of `Arrays.event`, (E,); one code or value may stand for all."""
+    event = np.empty(len(time), DTYPES["event"])
+    event["time"], event["code"], event["value"] = time, code, value
+    return event
 
 
 ARRAY_NAMES = tuple(item.name for item in fields(Arrays))
@@ -77,6 +105,8 @@ class Store:
         arrays: Memory maps.
         codes: Names of the F timed codes; `Arrays.code` counts in them.
         statics: Names of the S static features.
+        numeric: Whether each code carries numbers, F.
+        subjects: Train subjects that have each code, F.
         meta: The rest of `meta.json`.
     """
 
@@ -84,6 +114,8 @@ class Store:
     arrays: Arrays
     codes: tuple[str, ...]
     statics: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    subjects: tuple[int, ...]
     meta: dict[str, Any]
 
     def samples(self, split: str) -> NDArray[np.int64]:

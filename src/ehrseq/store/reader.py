@@ -1,12 +1,24 @@
 """Opening a store."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ehrseq.errors import DataError
 from ehrseq.files import read_json
 from ehrseq.store.format import ARRAY_NAMES, DTYPES, META, Arrays, Store
+
+
+def map_array(folder: Path, name: str) -> NDArray[Any]:
+    """Map one array of a store whose `meta.json` is not written yet."""
+    path = folder / f"{name}.npy"
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError:  # an empty file cannot be mapped
+        empty: NDArray[Any] = np.load(path, allow_pickle=False)
+        return empty
 
 
 def open_store(folder: Path) -> Store:
@@ -32,4 +44,5 @@ def open_store(folder: Path) -> Store:
             )
         # A plain array over the same pages: subclass checks of np.memmap cost more than small slices do.
         arrays[name] = np.asarray(array)
-    return Store(folder, Arrays(**arrays), tuple(meta.pop("codes")), tuple(meta.pop("statics")), meta)
+    tables = {name: tuple(meta.pop(name)) for name in ("codes", "statics", "numeric", "subjects")}
+    return Store(folder, Arrays(**arrays), **tables, meta=meta)

@@ -1,1 +1,8 @@
-"""Tasks: labels in the MEDS label schema."""
+"""Tasks: which histories are predicted, at what time, and what became of them."""
+
+from ehrseq.tasks.aces import AcesLabels
+from ehrseq.tasks.files import LabelFiles
+from ehrseq.tasks.labels import LabelMaker, Labels, SourceLabels, require_outcomes
+from ehrseq.tasks.windows import WindowLabels
+
+__all__ = ["AcesLabels", "LabelFiles", "LabelMaker", "Labels", "SourceLabels", "WindowLabels", "require_outcomes"]

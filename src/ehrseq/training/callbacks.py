@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytorch_lightning as lightning
-from pytorch_lightning.callbacks import Callback
+import torch
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from torch import Tensor
 
 from ehrseq.errors import TrainingError
 from ehrseq.training.module import SequenceClassifier
@@ -59,3 +61,22 @@ class EpochMetrics(Callback):
             raise TrainingError(
                 f"training loss became {loss} in epoch {epoch}; lower optim.optimizer.lr or set trainer.gradient_clip"
             )
+
+
+class AveragedWeights(WeightAveraging):
+    """Keeps an exponential moving average of the weights, which is scored and kept in place of the last ones.
+
+    The average is corrected for its beginning, as Adam's are (Kingma and Ba 2015): after n steps the weights of step k
+    count decay^(n - k), and those counts are made to sum to one, so that a short training is not held back by the
+    weights it started from.
+
+    Args:
+        decay: Of what came before, a step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+            share = (1 - decay) / (1 - decay ** (int(steps) + 1))
+            torch._foreach_lerp_(averaged, current, share)
+
+        super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(average))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ehrseq.config.schema import Trainer
 from ehrseq.data.batch import SequenceBatch
-from ehrseq.training.callbacks import EpochMetrics, MetricSink
+from ehrseq.training.callbacks import AveragedWeights, EpochMetrics, MetricSink
 from ehrseq.training.module import SequenceClassifier
 
 
@@ -70,7 +70,7 @@ def fit(
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
     if weight_averaging is not None:
-        callbacks.append(EMAWeightAveraging(decay=weight_averaging, use_buffers=False))
+        callbacks.append(AveragedWeights(weight_averaging))
     if bars:
         callbacks.append(RichProgressBar(leave=False))
     # Lightning's own notes (which devices there are, tips, advertisements) say nothing about the experiment.

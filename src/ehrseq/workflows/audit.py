@@ -32,8 +32,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
 
     Writes `audit/audit.json`.
     """
-    from ehrseq.data.dataset import HistoryDataset
-    from ehrseq.data.grid import Grid
+    from ehrseq.data import HistoryDataset, represent
     from ehrseq.training import inference
 
     key = audit_key(settings, prepared)
@@ -47,7 +46,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     with atomic_folder(target) as staging:
         say("audit: training the control on permuted labels")
         model, _ = learn(settings, store, staging / "checkpoints", lambda *_: None, say)
-        dataset = HistoryDataset(Grid(store, settings.representation), store.samples(settings.evaluate.split))
+        dataset = HistoryDataset(represent(store, settings.representation), store.samples(settings.evaluate.split))
         device = inference.choose_device(settings.trainer.accelerator)
         scores = inference.score(model, dataset.ordered(settings.loader), device)
         options = settings.evaluate

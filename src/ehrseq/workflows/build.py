@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
-from ehrseq.config.schema import Model, Optim
+from ehrseq.config.schema import Model, Optim, Task
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
+from ehrseq.tasks import LabelMaker, SourceLabels
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -68,19 +69,25 @@ def build_source(component: Component) -> Source:
     return build(component, "source", Source)  # type: ignore[type-abstract]
 
 
+def build_label_maker(config: Task) -> LabelMaker:
+    """Who makes the labels: what the task names, else the source."""
+    if config.labels is None:
+        return SourceLabels()
+    return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
+
+
 def build_model(config: Model, num_features: int, num_statics: int) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
         config: The blocks.
-        num_features: F, timed codes of the vocabulary.
+        num_features: F, features or codes of the representation.
         num_statics: S, static features.
     """
-    from ehrseq.nn import BinaryHead, Encoder, GridEmbedding, Pooling, SequenceModel, SummaryShortcut
+    from ehrseq.nn import BinaryHead, Embedding, Encoder, Pooling, SequenceModel, SummaryShortcut
 
-    embedding = build(
-        config.embedding, "model.embedding", GridEmbedding, num_features=num_features, num_statics=num_statics
-    )
+    sizes = {"num_features": num_features, "num_codes": num_features, "num_statics": num_statics}
+    embedding = build(config.embedding, "model.embedding", Embedding, **sizes)  # type: ignore[type-abstract]
     encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
     pooling = build(
         config.pooling,
@@ -92,7 +99,6 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Sequence
     head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size, num_statics=num_statics)
     shortcut = None
     if config.shortcut is not None:
-        sizes = {"num_features": num_features, "num_statics": num_statics}
         shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
     return SequenceModel(embedding, encoder, pooling, head, shortcut)
 

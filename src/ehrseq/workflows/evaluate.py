@@ -79,11 +79,10 @@ def score(
     settings: Settings, trained: TrainedRun, store: Store, split: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sample numbers of a split and their probabilities, in the order of the store."""
-    from ehrseq.data.dataset import HistoryDataset
-    from ehrseq.data.grid import Grid
+    from ehrseq.data import HistoryDataset, represent
     from ehrseq.training import inference
 
-    dataset = HistoryDataset(Grid(store, trained.settings.representation), store.samples(split))
+    dataset = HistoryDataset(represent(store, trained.settings.representation), store.samples(split))
     device = inference.choose_device(settings.trainer.accelerator)
     scores = inference.score(trained.model(), dataset.ordered(settings.loader), device)
     return scores.samples, scores.probability

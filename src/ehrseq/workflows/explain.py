@@ -35,9 +35,8 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         DataError: If the data are not those of the training.
         RunError: If the model gives no attention.
     """
-    from ehrseq.data.dataset import HistoryDataset
-    from ehrseq.data.grid import Grid
-    from ehrseq.explain.attention import attention_table, choose_histories, cohort_attention
+    from ehrseq.data import HistoryDataset, represent
+    from ehrseq.explain.attention import attention_table, choose_bin_hours, choose_histories, cohort_attention
     from ehrseq.explain.figures import draw_heat_map, draw_timeline
     from ehrseq.training import inference
 
@@ -49,15 +48,16 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         return Explained(folder)
     with atomic_folder(folder) as staging, timed("explain: attention read, figures drawn"):
         store = prepared.open()
-        representation = trained.settings.representation
-        dataset = HistoryDataset(Grid(store, representation), store.samples(settings.explain.split))
+        representation = represent(store, trained.settings.representation)
+        dataset = HistoryDataset(representation, store.samples(settings.explain.split))
         device = inference.choose_device(settings.trainer.accelerator)
         outputs = inference.predictions(trained.model(), dataset.ordered(settings.loader), device)
-        table = attention_table(outputs, store, representation.bin_hours)
+        table = attention_table(outputs, store)
         table.drop("sample").write_parquet(staging / ATTENTION)
-        cohort = cohort_attention(table)
+        width = representation.bin_hours or choose_bin_hours(table)
+        cohort = cohort_attention(table, width)
         cohort.write_csv(staging / COHORT)
-        draw_heat_map(cohort, representation.bin_hours, staging / HEAT_MAP)
+        draw_heat_map(cohort, width, staging / HEAT_MAP)
         chosen = choose_histories(table, store, settings.explain.timelines)
         for number, sample in enumerate(chosen, start=1):
             rows = table.filter(table["sample"] == sample)

@@ -38,17 +38,16 @@ def learn(
     """
     import pytorch_lightning as lightning
 
-    from ehrseq.data.dataset import HistoryDataset
-    from ehrseq.data.grid import Grid
+    from ehrseq.data import HistoryDataset, represent
     from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
     from ehrseq.training.module import SequenceClassifier
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    grid = Grid(store, settings.representation)
+    representation = represent(store, settings.representation)
     cache = settings.loader.cache_gib / 2
-    train, tuning = (HistoryDataset(grid, store.samples(split), cache) for split in ("train", "tuning"))
-    model: SequenceModel = build_model(settings.model, len(store.codes), len(store.statics))
+    train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
+    model: SequenceModel = build_model(settings.model, len(representation.names), len(store.statics))
     module = SequenceClassifier(
         model,
         build_optimizer(settings.optim),

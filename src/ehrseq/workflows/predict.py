@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,13 +12,17 @@ import polars as pl
 from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError
 from ehrseq.files import atomic_file
-from ehrseq.preprocess import tensorise
-from ehrseq.store import Store
-from ehrseq.tasks.labels import read_labels
-from ehrseq.workflows.build import build_source
+from ehrseq.meds.read import count_rows, list_shards
+from ehrseq.preprocess import build_store
+from ehrseq.store import Store, open_store
+from ehrseq.workflows.build import build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
+from ehrseq.workflows.engine import choose_engine
 from ehrseq.workflows.evaluate import prediction_frame
 from ehrseq.workflows.runs import TrainedRun
+
+if TYPE_CHECKING:
+    from ehrseq.training.inference import Scores
 
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
@@ -45,28 +50,41 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
         ConfigError: If the output has another suffix.
         DataError: If the source breaks its contract; nothing is written then.
     """
-    from ehrseq.data.dataset import HistoryDataset
-    from ehrseq.data.grid import Grid
-    from ehrseq.training import inference
-
     writer = _WRITERS.get(output.suffix)
     if writer is None:
         raise ConfigError(f"output={output}: the name must end in {' or '.join(_WRITERS)}")
     source = build_source(settings.source).without_labels()
     preprocessor = trained.preprocessor()
-    with TemporaryDirectory(prefix="ehrseq-predict-") as folder:
-        dataset = Path(folder)
+    # Where the prediction times come from may differ from the training's: label files belong to their data.
+    task = settings.task if settings.task.labels is not None else trained.settings.task
+    maker = build_label_maker(task)
+    with TemporaryDirectory(prefix="ehrseq-predict-") as name:
+        folder = Path(name)
+        (folder / "store").mkdir()
         with timed("predict: source read"):
-            source.write(dataset)
-            labels = read_labels(dataset, trained.settings.task.name).select("subject_id", "prediction_time")
-            arrays, report = tensorise(dataset, labels, None, preprocessor)
-    left_out = report.filter(~pl.col("in_vocabulary"))
-    if left_out.height:
-        say(f"predict: {left_out['events'].sum():,} events of {left_out.height} codes unknown to the run left out")
-    store = Store(trained.folder, arrays, preprocessor.codes, preprocessor.static_features, {})
-    dataset_of_all = HistoryDataset(Grid(store, trained.settings.representation), np.arange(len(arrays.sample_time)))
-    device = inference.choose_device(settings.trainer.accelerator)
-    scores = inference.score(trained.model(), dataset_of_all.ordered(settings.loader), device)
-    with atomic_file(output) as staging:
-        writer(prediction_frame(store, scores.samples, scores.probability), staging)
+            dataset = source.dataset or folder / "dataset"
+            if source.dataset is None:
+                dataset.mkdir()
+                source.write(dataset)
+            labels = maker.labels(dataset, trained.settings.task.name).frame.select("subject_id", "prediction_time")
+            with choose_engine(settings.engine, sum(count_rows(list_shards(dataset)))) as engine:
+                report, _ = build_store(dataset, labels, None, preprocessor, folder / "store", folder / "work", engine)
+        left_out = report.filter(pl.col("entry").is_null())
+        if left_out.height:
+            say(f"predict: {left_out['events'].sum():,} events of {left_out.height} codes unknown to the run left out")
+        store = open_store(folder / "store")
+        scores = _score(store, settings, trained)
+        with atomic_file(output) as staging:
+            writer(prediction_frame(store, scores.samples, scores.probability), staging)
     return Predicted(output, len(scores.samples))
+
+
+def _score(store: Store, settings: Settings, trained: TrainedRun) -> "Scores":
+    from ehrseq.data import HistoryDataset, represent
+    from ehrseq.training import inference
+
+    histories = HistoryDataset(
+        represent(store, trained.settings.representation), np.arange(len(store.arrays.sample_time))
+    )
+    device = inference.choose_device(settings.trainer.accelerator)
+    return inference.score(trained.model(), histories.ordered(settings.loader), device)

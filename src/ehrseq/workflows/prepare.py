@@ -1,6 +1,7 @@
 """From raw files to a store: dataset, labels, splits, fitted preprocessing, tensors."""
 
-from contextlib import ExitStack, suppress
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from ehrseq.files import (
     write_json,
     write_manifest,
 )
-from ehrseq.meds.splits import assign_splits
-from ehrseq.preprocess import Preprocessor, fit, tensorise
+from ehrseq.meds.read import count_rows, list_shards
+from ehrseq.meds.splits import assign_splits, read_splits
+from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
 from ehrseq.sources.base import Source
-from ehrseq.store import Store, open_store, write_store
-from ehrseq.tasks.labels import read_labels, require_outcomes
-from ehrseq.workflows.build import build_source
+from ehrseq.store import Store, open_store
+from ehrseq.tasks import LabelMaker, Labels, require_outcomes
+from ehrseq.workflows.build import build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
+from ehrseq.workflows.engine import choose_engine
 
 PREPROCESSOR, REPORT, SPLITS = "preprocessor.json", "report.csv", "subject_splits.parquet"
 
@@ -35,12 +38,14 @@ class Prepared:
     """What `prepare` gives.
 
     Attributes:
+        source: Name of the source.
         dataset: The MEDS dataset.
         store: The store's folder, which also holds the fitted preprocessing, the splits and the report.
         digest: Digest of everything that the store was made from.
         data_digest: Digest of the raw input.
     """
 
+    source: str
     dataset: Path
     store: Path
     digest: str
@@ -62,32 +67,38 @@ class Prepared:
 def run(settings: Settings) -> Prepared:
     """Prepare the data, or find them prepared.
 
-    Both folders, dataset and store, are named by what they are made from, and appear together or not at all.
+    Both folders, dataset and store, are named by what they are made from. What can be known to be wrong with input and
+    labels is found out before either appears. Finished shards of the store survive an interruption.
 
     Raises:
-        DataError: If the input breaks its contract; nothing is written then.
+        DataError: If the input breaks its contract.
     """
     source = build_source(settings.source)
+    maker = build_label_maker(settings.task)
     root = Path(settings.paths.data)
     data_key = {"source": source.fingerprint()}
     store_key = {
         **data_key,
-        "task": settings.task.plain(),
+        "task": {**settings.task.plain(), "labels": maker.fingerprint()},
         "split": settings.split.plain(),
         "preprocess": settings.preprocess.plain(),
     }
-    dataset = root / "datasets" / f"{source.name}-{digest_json(data_key)}"
-    store = root / "stores" / f"{source.name}-{settings.task.name}-{digest_json(store_key)}"
-    prepared = Prepared(dataset, store, digest_json(store_key), digest_json(data_key))
-    if not settings.force and is_current(dataset, data_key) and is_current(store, store_key):
+    digest = digest_json(store_key)
+    dataset = source.dataset or root / "datasets" / f"{source.name}-{digest_json(data_key)}"
+    store = root / "stores" / f"{source.name}-{settings.task.name}-{digest}"
+    prepared = Prepared(source.name, dataset, store, digest, digest_json(data_key))
+    have_dataset = source.dataset is not None or is_current(dataset, data_key)
+    if not settings.force and have_dataset and is_current(store, store_key):
         say(f"data: {store} is up to date")
         return prepared
     existed = root.exists()
     try:
         with locked(root / ".lock"):
-            for folder in (dataset.parent, store.parent):
+            for folder in (root / "datasets", store.parent):
                 sweep_leftovers(folder)
-            _write(settings, source, prepared, data_key, store_key)
+            if settings.force or not is_current(store, store_key):  # another process may have been faster
+                labelled = _write_dataset(settings, source, maker, prepared, data_key)
+                _write_store(settings, prepared, labelled, store_key)
     except BaseException:
         if not existed:
             _remove_empty(root)
@@ -95,55 +106,83 @@ def run(settings: Settings) -> Prepared:
     return prepared
 
 
-def _write(
-    settings: Settings, source: Source, prepared: Prepared, data_key: dict[str, Any], store_key: dict[str, Any]
+def _write_dataset(
+    settings: Settings, source: Source, maker: LabelMaker, prepared: Prepared, data_key: dict[str, Any]
+) -> tuple[Labels, pl.DataFrame]:
+    """Write the MEDS dataset where it is missing; returns its labels and splits, which are checked first."""
+    if source.dataset is not None or (not settings.force and is_current(prepared.dataset, data_key)):
+        return _label(settings, maker, prepared.dataset)
+    with atomic_folder(prepared.dataset) as dataset:
+        with timed(f"data: {source.name} written as MEDS"):
+            counts = source.write(dataset)
+        labelled = _label(settings, maker, dataset)
+        write_manifest(dataset, "dataset", data_key, counts=counts)
+    say("data: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    return labelled
+
+
+def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> tuple[Labels, pl.DataFrame]:
+    """Labels and splits."""
+    labels = maker.labels(dataset, settings.task.name)
+    require_outcomes(labels.frame, settings.task.name)
+    if settings.split.method == "source":
+        return labels, read_splits(dataset, labels.frame)
+    return labels, assign_splits(labels.frame, settings.split)
+
+
+def _write_store(
+    settings: Settings, prepared: Prepared, labelled: tuple[Labels, pl.DataFrame], store_key: dict[str, Any]
 ) -> None:
-    with ExitStack() as stack:
-        dataset = prepared.dataset
-        if settings.force or not is_current(dataset, data_key):
-            dataset = stack.enter_context(atomic_folder(prepared.dataset))
-            with timed(f"data: {source.name} written as MEDS"):
-                counts = source.write(dataset)
-            write_manifest(dataset, "dataset", data_key, counts=counts)
-            say("data: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
-        if not settings.force and is_current(prepared.store, store_key):
-            return  # another process was faster
-        labels = read_labels(dataset, settings.task.name)
-        require_outcomes(labels, settings.task.name)
-        store = stack.enter_context(atomic_folder(prepared.store))
-        with timed("data: split, fitted on train, tensorised"):
-            splits = assign_splits(labels, settings.split)
-            preprocessor = fit(dataset, labels, splits, settings.preprocess)
-            arrays, report = tensorise(dataset, labels, splits, preprocessor)
-        write_store(store, arrays, preprocessor.codes, preprocessor.static_features)
-        write_json(store / PREPROCESSOR, preprocessor.to_json())
+    labels, splits = labelled
+    events = sum(count_rows(list_shards(prepared.dataset)))
+    # Beside the store, under a name of its own: a store of other data or settings never finds this one.
+    work = prepared.store.parent / f".{prepared.store.name}.work"
+    if settings.force:
+        shutil.rmtree(work, ignore_errors=True)
+    with atomic_folder(prepared.store) as store:
+        with (
+            timed(f"data: {events:,} events fitted on train, tensorised"),
+            choose_engine(settings.engine, events) as engine,
+        ):
+            fitted = fit_dataset(prepared.dataset, labels.frame, splits, settings.preprocess, engine)
+            report, counts = build_store(
+                prepared.dataset, labels.frame, splits, fitted.preprocessor, store, work, engine, fitted.events
+            )
+        write_json(store / PREPROCESSOR, fitted.preprocessor.to_json())
         splits.write_parquet(store / SPLITS)
         report.write_csv(store / REPORT)
-        summary = summarise(labels, splits, report)
+        summary = summarise(labels, splits, report, counts)
         write_manifest(store, "store", store_key, **summary)
-        for line in describe(summary):
-            say(f"data: {line}")
+    for line in describe(summary):
+        say(f"data: {line}")
 
 
-def summarise(labels: pl.DataFrame, splits: pl.DataFrame, report: pl.DataFrame) -> dict[str, Any]:
+def summarise(labels: Labels, splits: pl.DataFrame, report: pl.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
     """Counts that belong beside the data: samples a split, and what preprocessing changed."""
     parts = (
-        labels.join(splits, on="subject_id")
+        labels.frame.join(splits, on="subject_id")
         .group_by("split")
         .agg(pl.len().alias("samples"), pl.col("boolean_value").sum())
     )
-    known = report.filter("in_vocabulary")
+    known = report.filter(pl.col("entry").is_not_null())
+    own = known.filter(pl.col("entry") == pl.col("code"))
     return {
         "splits": {
             row["split"]: {"samples": row["samples"], "positive": row["boolean_value"]} for row in parts.to_dicts()
         },
-        "codes": {"in_vocabulary": known.height, "left_out": report.height - known.height},
+        "attrition": labels.attrition,
+        "codes": {
+            "own": own.height,
+            "merged": known.height - own.height,
+            "left_out": report.height - known.height,
+        },
         "events": {
-            "in_vocabulary": int(known["events"].sum()),
+            "used": int(known["events"].sum()),
             "left_out": int(report["events"].sum()) - int(known["events"].sum()),
             "repaired": int(known["repaired"].sum()),
             "out_of_limits": int(known["out_of_limits"].sum()),
             "clipped": int(known["clipped"].sum()),
+            **counts,
         },
     }
 
@@ -152,12 +191,19 @@ def describe(summary: dict[str, Any]) -> list[str]:
     """The summary in words, a line each."""
     splits, codes, events = summary["splits"], summary["codes"], summary["events"]
     order = [name for name in ("train", "tuning", "held_out") if name in splits]
-    return [
+    merged = f", {codes['merged']:,} merged into others" if codes["merged"] else ""
+    lines = [f"{step}: {count:,}" for step, count in summary["attrition"]]
+    lines += [
         ", ".join(f"{name} {splits[name]['samples']:,} ({splits[name]['positive']:,} positive)" for name in order),
-        f"{codes['in_vocabulary']} codes used, {codes['left_out']} too rare; {events['in_vocabulary']:,} events used, "
+        f"{codes['own']:,} codes used{merged}, {codes['left_out']:,} left out; {events['used']:,} events used, "
         f"{events['left_out']:,} of rare codes left out, {events['repaired']:,} values repaired, "
         f"{events['out_of_limits']:,} out of limits dropped, {events['clipped']:,} clipped",
     ]
+    if events["infinite_values"]:
+        lines.append(f"{events['infinite_values']:,} infinite values taken for missing")
+    if events["empty_histories"]:
+        lines.append(f"{events['empty_histories']:,} histories hold no event; they are predicted from statics alone")
+    return lines
 
 
 def _remove_empty(root: Path) -> None:

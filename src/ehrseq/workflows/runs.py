@@ -33,8 +33,9 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
 
 def run_folder(settings: Settings, prepared: Prepared) -> Path:
     """The folder of the run that these settings describe."""
-    source = prepared.dataset.name.rpartition("-")[0]
-    name = f"{source}-{settings.task.name}-{settings.model.name}-{digest_json(train_key(settings, prepared))[:8]}"
+    name = (
+        f"{prepared.source}-{settings.task.name}-{settings.model.name}-{digest_json(train_key(settings, prepared))[:8]}"
+    )
     return Path(settings.paths.runs) / name
 
 
@@ -64,7 +65,9 @@ class TrainedRun:
 
         preprocessor = self.preprocessor()
         model: SequenceModel = build_model(
-            self.settings.model, len(preprocessor.codes), len(preprocessor.static_features)
+            self.settings.model,
+            self.settings.representation.inputs_of(len(preprocessor.codes)),
+            len(preprocessor.static_features),
         )
         model.load_state_dict(load_file(self.folder / TRAIN / WEIGHTS))
         return model.eval()

@@ -8,7 +8,7 @@ from ehrseq.config.schema import Split
 from ehrseq.errors import DataError
 from ehrseq.meds.splits import assign_splits, hash_subjects
 
-BASE = Split(tuning=0.16, held_out=0.2, stratify=True, seed=0, folds=None, fold=0)
+BASE = Split(method="hash", tuning=0.16, held_out=0.2, stratify=True, seed=0, folds=None, fold=0)
 TIME = datetime(2020, 1, 1)
 
 

@@ -6,16 +6,17 @@ import pytest
 
 from ehrseq.errors import EhrseqError
 from ehrseq.store import Arrays, open_store, write_store
+from ehrseq.store.format import pack_events
 
 
 @pytest.fixture
 def arrays() -> Arrays:
     return Arrays(
         subject_id=np.array([5, 6, 9]),
-        offset=np.array([0, 2, 2, 3]),
-        time=np.array([1, 2, 3]),
-        code=np.array([0, 1, 0], np.int32),
-        value=np.array([0.5, np.nan, -1], np.float32),
+        begin=np.array([0, 2, 2]),
+        end=np.array([2, 2, 3]),
+        event=pack_events(np.array([1, 2, 3]), np.array([0, 1, 0], np.int32), np.array([0.5, np.nan, -1], np.float32)),
+        timepoint=np.array([0, 1, 0], np.int32),
         static=np.eye(3, 2, dtype=np.float32),
         sample_subject=np.array([0, 1, 2]),
         sample_time=np.array([2, 2, 9]),
@@ -27,27 +28,28 @@ def arrays() -> Arrays:
 
 
 def test_round_trip(arrays: Arrays, tmp_path: Path) -> None:
-    write_store(tmp_path, arrays, ["a", "b"], ["s", "t"])
+    write_store(tmp_path, arrays, ["a", "b"], ["s", "t"], [True, False], [3, 2])
     store = open_store(tmp_path)
     for item in fields(Arrays):
-        np.testing.assert_array_equal(getattr(store.arrays, item.name), getattr(arrays, item.name))
+        assert getattr(store.arrays, item.name).tobytes() == getattr(arrays, item.name).tobytes(), item.name
+    assert (store.numeric, store.subjects) == ((True, False), (3, 2))
     assert (store.codes, store.statics) == (("a", "b"), ("s", "t"))
     assert store.samples("held_out").tolist() == [1]
     assert store.subjects_of(np.array([2, 0])).tolist() == [9, 5]
 
 
 def test_damage_is_named(arrays: Arrays, tmp_path: Path) -> None:
-    write_store(tmp_path, arrays, ["a", "b"], ["s", "t"])
-    value = tmp_path / "value.npy"
+    write_store(tmp_path, arrays, ["a", "b"], ["s", "t"], [True, False], [3, 2])
+    value = tmp_path / "timepoint.npy"
     whole = value.read_bytes()
     value.write_bytes(whole[:-4])
-    with pytest.raises(EhrseqError, match=r"value\.npy cannot be opened.*prepare again"):
+    with pytest.raises(EhrseqError, match=r"timepoint\.npy cannot be opened.*prepare again"):
         open_store(tmp_path)
     np.save(value, np.zeros(3))
-    with pytest.raises(EhrseqError, match=r"value\.npy holds float64\(3,\), expected <f4\(3,\)"):
+    with pytest.raises(EhrseqError, match=r"timepoint\.npy holds float64\(3,\), expected <i4\(3,\)"):
         open_store(tmp_path)
     value.unlink()
-    with pytest.raises(EhrseqError, match=r"value\.npy cannot be opened"):
+    with pytest.raises(EhrseqError, match=r"timepoint\.npy cannot be opened"):
         open_store(tmp_path)
     value.write_bytes(whole)
     (tmp_path / "meta.json").write_text('{"codes": [')
@@ -57,5 +59,5 @@ def test_damage_is_named(arrays: Arrays, tmp_path: Path) -> None:
 
 def test_an_empty_store_opens(arrays: Arrays, tmp_path: Path) -> None:
     empty = Arrays(**{item.name: getattr(arrays, item.name)[:0] for item in fields(Arrays)})
-    write_store(tmp_path, empty, ["a"], [])
+    write_store(tmp_path, empty, ["a"], [], [True], [0])
     assert open_store(tmp_path).arrays.time.shape == (0,)

@@ -1,0 +1,80 @@
+"""The sample arrays of a store: which events each history holds, its label and split."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.meds import schema
+from ehrseq.store.format import NO_SPLIT, SPLIT_CODES, Arrays
+
+
+def assemble(
+    labels: pl.DataFrame,
+    splits: pl.DataFrame | None,
+    subject: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    static: NDArray[np.float32],
+    events: dict[str, NDArray[Any]],
+) -> Arrays:
+    """Put the arrays of a store together.
+
+    Args:
+        labels: In the MEDS label schema, sorted by subject and time; one sample a row.
+        splits: `subject_id`, `split`; None for prediction.
+        subject: (N,) ids in the order of the store.
+        begin: (N,) first event of each.
+        end: (N,) one past the last.
+        static: (N, S).
+        events: The event arrays.
+    """
+    by_id = np.argsort(subject, kind="stable")
+    ids = labels[schema.SUBJECT_ID].to_numpy()
+    row = by_id[np.searchsorted(subject[by_id], ids)]
+    cut = labels[schema.PREDICTION_TIME].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
+    label = np.full(len(row), np.nan, np.float32)
+    if schema.BOOLEAN_VALUE in labels.columns:
+        label = labels[schema.BOOLEAN_VALUE].cast(pl.Float32).to_numpy()
+    split = np.full(len(row), NO_SPLIT, np.int8)
+    if splits is not None:
+        names = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"]
+        split = names.replace_strict(SPLIT_CODES, default=NO_SPLIT, return_dtype=pl.Int8).to_numpy()
+    time = events["event"]["time"]
+    return Arrays(
+        subject_id=subject,
+        begin=begin,
+        end=end,
+        static=static,
+        sample_subject=row,
+        sample_time=cut,
+        sample_begin=begin[row],
+        # Inclusive: an event at prediction_time is known when the prediction is made.
+        sample_end=search_within(time, begin[row], end[row], cut),
+        sample_label=label,
+        sample_split=split,
+        **events,
+    )
+
+
+def search_within(
+    value: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], limit: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The first position past all values <= limit in each sorted stretch; all stretches are searched at once.
+
+    Args:
+        value: (E,) sorted within each stretch.
+        begin: (M,) first positions.
+        end: (M,) positions past the last.
+        limit: (M,) limits.
+    """
+    low, high = begin.copy(), end.copy()
+    open_ = np.flatnonzero(low < high)
+    while len(open_):
+        middle = (low[open_] + high[open_]) // 2
+        right = value[middle] <= limit[open_]
+        low[open_[right]] = middle[right] + 1
+        high[open_[~right]] = middle[~right]
+        open_ = open_[low[open_] < high[open_]]
+    return low

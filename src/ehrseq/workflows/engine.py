@@ -1,0 +1,150 @@
+"""Who does the work of preparing: this process, several local ones, or a Ray cluster. The bytes are the same."""
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from ehrseq.config.schema import Engine as EngineConfig
+from ehrseq.errors import EhrseqError
+from ehrseq.preprocess.pipeline import Engine
+from ehrseq.workflows.console import progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Starting a process and importing what it needs takes about as long as this many events.
+_WORTH_A_PROCESS = 3_000_000
+
+
+class SerialEngine:
+    """One item after the other, in this process."""
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+        """The results in the order of the items."""
+        with progress(what, len(items)) as advance:
+            for item in items:
+                yield function(item)
+                advance()
+
+
+class ProcessEngine:
+    """Several local processes, started once and kept until the engine is closed.
+
+    Args:
+        workers: How many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # Not forked: polars and pyarrow have threads, which a fork leaves behind with their locks held.
+        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        self._folder = TemporaryDirectory(prefix="ehrseq-engine-")
+        self._functions = 0
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+        """The results in the order of the items.
+
+        Raises:
+            EhrseqError: If a process dies, most often for want of memory.
+        """
+        # The function holds what all calls need, such as the subjects: it goes over once, not with every item.
+        path = Path(self._folder.name) / f"{self._functions}.pickle"
+        self._functions += 1
+        path.write_bytes(pickle.dumps(function))
+        futures = [self._pool.submit(_call, str(path), item) for item in items]
+        with progress(what, len(items)) as advance:
+            try:
+                for future in futures:
+                    yield future.result()
+                    advance()
+            except BrokenProcessPool as error:
+                raise EhrseqError(
+                    f"a process of the engine died in '{what}', perhaps for want of memory; finished parts are kept: "
+                    "start again, with engine.workers=1 if it happens again"
+                ) from error
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def close(self) -> None:
+        """Let the processes go."""
+        self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+
+class RayEngine:
+    """A Ray cluster, or the local machine where none is named; every node must see the same folders.
+
+    Args:
+        address: Of the cluster; None starts Ray here.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+        """The results in the order of the items.
+
+        Raises:
+            EhrseqError: If Ray is not installed, or a task fails.
+        """
+        try:
+            import ray
+        except ImportError as error:
+            raise EhrseqError("engine.kind=ray needs the extra: pip install 'ehrseq[ray]'") from error
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        shared = ray.put(function)
+        remote = ray.remote(_call_given)
+        pending = [remote.remote(shared, item) for item in items]
+        with progress(what, len(items)) as advance:
+            for reference in pending:
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    cause = error.as_instanceof_cause()
+                    raise cause from None
+                advance()
+
+
+@contextmanager
+def choose_engine(config: EngineConfig, events: int) -> Iterator[Engine]:
+    """The engine for so many events; small data are not worth a second process."""
+    if config.kind == "ray":
+        yield RayEngine(config.address)
+        return
+    workers = config.workers or min(_cpus(), events // _WORTH_A_PROCESS)
+    if workers < 2:
+        yield SerialEngine()
+        return
+    engine = ProcessEngine(workers)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _read_function(path: str) -> Callable[[Any], Any]:
+    # Written by this very engine into a folder of its own a moment ago.
+    function: Callable[[Any], Any] = pickle.loads(Path(path).read_bytes())
+    return function
+
+
+def _call(path: str, item: Any) -> Any:
+    return _read_function(path)(item)
+
+
+def _call_given(function: Callable[[T], R], item: T) -> R:
+    return function(item)
