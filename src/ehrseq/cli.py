@@ -118,6 +118,29 @@ def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -
         _fail("\n".join([f"{len(failures)} run(s) failed:", *failures]), 1)
 
 
+@main.group()
+def store() -> None:
+    """Look after prepared data."""
+
+
+@store.command(epilog=_OVERRIDES)
+@_command
+def verify(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Check every prepared dataset and store against the digests in its manifest."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.errors import DataError
+    from ehrseq.workflows import verify as workflow
+
+    result = workflow.run(load_settings(overrides, config_dir))
+    for fault in result.faults:
+        click.echo(fault)
+    if result.faults:
+        raise DataError(
+            f"{len(result.faults)} faults in {len(result.folders)} folders; delete what is damaged and prepare again"
+        )
+    click.echo(f"{len(result.folders)} datasets and stores are what was written")
+
+
 @main.command(epilog=_OVERRIDES)
 @_command
 def evaluate(overrides: tuple[str, ...], config_dir: Path | None) -> None:

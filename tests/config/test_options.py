@@ -25,7 +25,7 @@ from ehrseq.workflows.build import build_model, build_optimizer, build_source, r
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 # Arguments that are counted from the data, not configured.
-COUNTED = {"num_features", "num_statics", "input_size", "bidirectional of pooling"}
+COUNTED = {"num_features", "num_statics", "num_codes", "input_size", "bidirectional of pooling"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])

@@ -49,7 +49,7 @@ def read_facts(dataset: Path, config: Preprocess) -> Facts:
 def gather_shard(
     path: Path, subjects: Subjects, train: Subjects, facts: Facts, config: Preprocess, rows: int
 ) -> tuple[Statistics, int]:
-    """Statistics of one shard's train subjects, and how many events all its histories hold.
+    """Statistics of one shard's train subjects, and how many timed events all its histories hold.
 
     Args:
         path: The shard.
@@ -65,7 +65,7 @@ def gather_shard(
     clean = _cleaner(facts)
     parts, events = [], 0
     for history in histories(shard.chunks(), subjects):
-        events += len(history.code)
+        events += len(history.code) - int(history.static.sum())
         parts.append(gather(history.only(train.subject), clean, few, share, config.log == "auto"))
     return merge(parts), events
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from flexible_schema.exceptions import SchemaValidationError
 from meds.schema import CodeMetadataSchema, DatasetMetadataSchema, SubjectSplitSchema
 
 from ehrseq.errors import DataError
@@ -84,5 +84,5 @@ def _check_table(path: Path, contract: Any) -> None:
     try:
         table = pq.read_table(path)
         contract.align(table)
-    except (OSError, pa.ArrowException, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+    except (OSError, pa.ArrowException, ValueError, TypeError, SchemaValidationError) as error:
         raise DataError(f"{path} is not as MEDS has it: {error}") from error

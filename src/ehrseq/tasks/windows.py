@@ -206,7 +206,7 @@ def _before(cases: pl.DataFrame, events: pl.DataFrame, name: str) -> pl.DataFram
     joined = cases.sort("at").join_asof(
         right, left_on="at", right_on=_T, by=_S, strategy="backward", coalesce=True, check_sortedness=False
     )
-    return joined.sort(_S, "at")
+    return joined.drop(_T, strict=False).sort(_S, "at")
 
 
 def _after(cases: pl.DataFrame, events: pl.DataFrame, name: str, since: str, inclusive: bool = False) -> pl.DataFrame:
@@ -222,7 +222,7 @@ def _after(cases: pl.DataFrame, events: pl.DataFrame, name: str, since: str, inc
         coalesce=True,
         check_sortedness=False,
     )
-    return joined.sort(_S, "at")
+    return joined.drop(_T, strict=False).sort(_S, "at")
 
 
 def _patterns(codes: str | Sequence[str]) -> tuple[str, ...]:

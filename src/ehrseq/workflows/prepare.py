@@ -1,5 +1,6 @@
 """From raw files to a store: dataset, labels, splits, fitted preprocessing, tensors."""
 
+import errno
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from ehrseq.config.schema import Settings
-from ehrseq.errors import DataError
+from ehrseq.errors import DataError, EhrseqError
 from ehrseq.files import (
     atomic_folder,
     digest_json,
@@ -99,9 +100,14 @@ def run(settings: Settings) -> Prepared:
             if settings.force or not is_current(store, store_key):  # another process may have been faster
                 labelled = _write_dataset(settings, source, maker, prepared, data_key)
                 _write_store(settings, prepared, labelled, store_key)
-    except BaseException:
+    except BaseException as error:
         if not existed:
             _remove_empty(root)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EhrseqError(
+                f"paths.data={root}: {error.strerror}; make room or choose another disk, then start again: shards that "
+                "are finished are kept"
+            ) from error
         raise
     return prepared
 
@@ -160,7 +166,7 @@ def _write_store(
 def summarise(labels: Labels, splits: pl.DataFrame, report: pl.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
     """Counts that belong beside the data: samples a split, and what preprocessing changed."""
     parts = (
-        labels.frame.join(splits, on="subject_id")
+        labels.frame.join(splits.filter(pl.col("split").is_not_null()), on="subject_id")
         .group_by("split")
         .agg(pl.len().alias("samples"), pl.col("boolean_value").sum())
     )
