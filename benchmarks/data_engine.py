@@ -85,6 +85,32 @@ def scaling(sizes: list[int], scratch: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def padding(dataset: Path, scratch: Path) -> dict[str, Any]:
+    """Shares of padding on the readmission histories of the MIMIC-IV demo."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.data import ShuffledBatches, represent
+    from ehrseq.data.sampler import padding_share
+    from ehrseq.workflows import prepare
+
+    words = ["source=meds", f"source.path={dataset}", "task=readmission_30d", f"paths.data={scratch / 'demo'}"]
+    store = prepare.run(load_settings(words)).open()
+    result: dict[str, Any] = {}
+    for name in ("events", "timepoints"):
+        settings = load_settings([*words, f"representation={name}", f"representation.max_steps={MAX_STEPS}"])
+        lengths = represent(store, settings.representation).lengths(store.samples("train"))
+        sampler = ShuffledBatches(lengths, BATCH, 0, None, settings.loader.max_padding)
+        order = np.random.default_rng(0).permutation(len(lengths))
+        naive = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        result[name] = {
+            "naive": round(padding_share(lengths, naive), 3),
+            "ehrseq": round(padding_share(lengths, list(sampler)), 3),
+            "batches_naive": len(naive),
+            "batches_ehrseq": len(sampler),
+        }
+    print("padding", result, flush=True)
+    return result
+
+
 def text(archive: Path, scratch: Path) -> dict[str, Any]:
     """PhysioNet 2012 text to MEDS."""
     from ehrseq.sources.physionet2012 import PhysioNet2012Source
@@ -125,7 +151,9 @@ def batches(store_folder: Path) -> dict[str, Any]:
 
     store = open_store(store_folder)
     samples = np.arange(min(len(store.arrays.sample_time), 20_000))
-    loader = Loader(batch_size=BATCH, batch_tokens=None, eval_batch_size=512, num_workers=0, cache_gib=0)
+    loader = Loader(
+        batch_size=BATCH, batch_tokens=None, max_padding=0.05, eval_batch_size=512, num_workers=0, cache_gib=0
+    )
     datasets = {
         "events": HistoryDataset(represent(store, EventsConfig(name="events", max_steps=MAX_STEPS)), samples),
         "timepoints": HistoryDataset(
@@ -274,6 +302,8 @@ def main() -> None:
         result: dict[str, Any] = {"cpus": os.cpu_count(), "build": scaling(sizes, scratch)}
         store = next((scratch / "data" / "stores").iterdir())
         result["batches"] = batches(store)
+        if (data / "mimic-iv-demo-meds").is_dir():
+            result["padding"] = padding((data / "mimic-iv-demo-meds").resolve(), scratch)
         if options.archive.is_file():
             result["text"] = text(options.archive.resolve(), scratch)
             if options.peer:

@@ -60,6 +60,14 @@ def test_processes_write_the_same_bytes(dataset: Path, undisturbed: dict[str, st
     assert bytes_of(prepared.store) == undisturbed
 
 
+def test_a_ray_cluster_writes_the_same_bytes(dataset: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    command = [str(EHRSEQ), "prepare", *words(dataset, tmp_path, "engine.kind=ray")]
+    subprocess.run(command, check=True, capture_output=True)
+    (store,) = tmp_path.glob("stores/*")
+    assert bytes_of(store) == undisturbed
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_then_again(dataset: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     command = [str(EHRSEQ), "prepare", *words(dataset, tmp_path)]

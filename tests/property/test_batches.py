@@ -21,6 +21,7 @@ from ehrseq.data import (
     TimepointBatch,
     represent,
 )
+from ehrseq.data.sampler import padding_share
 from ehrseq.store import Arrays, Store
 from ehrseq.store.format import pack_events
 
@@ -248,7 +249,7 @@ def test_company_and_order_change_nothing_but_padding(store: Store, config: Repr
 def test_cached_batches_are_the_same(
     kind: Literal["shuffled", "ordered"], store: Store, config: RepresentationConfig
 ) -> None:
-    loader = Loader(batch_size=2, batch_tokens=None, eval_batch_size=3, num_workers=0, cache_gib=1.0)
+    loader = Loader(batch_size=2, batch_tokens=None, max_padding=0.05, eval_batch_size=3, num_workers=0, cache_gib=1.0)
     samples = np.arange(len(store.arrays.sample_time))
     kept, cut = (HistoryDataset(represent(store, config), samples, gib) for gib in (1.0, 0.0))
     pairs = (
@@ -290,17 +291,22 @@ def test_epochs_differ_and_seeds_differ() -> None:
     st.lists(st.integers(1, 50), min_size=8, max_size=300),
     st.integers(1, 17),
     st.sampled_from([None, 60, 500]),
+    st.sampled_from([None, 0.05, 0.2]),
     st.integers(1, 4),
 )
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_evenly_and_tokens_bound_batches(
-    lengths: list[int], batch_size: int, tokens: int | None, ranks: int
+    lengths: list[int], batch_size: int, tokens: int | None, padding: float | None, ranks: int
 ) -> None:
     array = np.array(lengths)
-    samplers = [ShuffledBatches(array, batch_size, 0, tokens, rank, ranks) for rank in range(ranks)]
+    samplers = [ShuffledBatches(array, batch_size, 0, tokens, padding, rank, ranks) for rank in range(ranks)]
     served = [[batch.tolist() for batch in sampler] for sampler in samplers]
     assert {len(batches) for batches in served} == {len(samplers[0])}
     assert sorted(position for batches in served for batch in batches for position in batch) == list(range(len(array)))
+    if padding is not None and ranks == 1:
+        padded = sum(len(batch) * int(array[batch].max()) for batch in served[0])
+        assert 1 - array.sum() / padded <= padding
+        assert padding_share(array, [np.array(batch) for batch in served[0]]) == pytest.approx(1 - array.sum() / padded)
     if tokens is not None and ranks == 1:
         for batch in (batch for batches in served for batch in batches):
             assert len(batch) == 1 or len(batch) * array[batch].max() <= tokens

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.meds import write
-from ehrseq.tasks import WindowLabels
+from ehrseq.tasks import AcesLabels, WindowLabels
 
 START = datetime(2020, 1, 1)
 CODES = ["ADMISSION//ER", "DISCHARGE//HOME", "DISCHARGE//DIED", "SEPSIS", "MEDS_DEATH", "LAB"]
@@ -141,3 +141,42 @@ def test_tasks_that_make_no_sense_are_refused(arguments: dict[str, Any], message
     sound = {"start": "A", "end": "B", "outcome": "C", "horizon_hours": 3.0}
     with pytest.raises(ConfigError, match=message):
         WindowLabels(**{**sound, **arguments})
+
+
+ACES_TASK = """
+predicates:
+  admission: {code: {regex: "ADMISSION//.*"}}
+  discharge: {code: {regex: "DISCHARGE//.*"}}
+  death: {code: MEDS_DEATH}
+trigger: admission
+windows:
+  input: {start: null, end: trigger + 24h, start_inclusive: true, end_inclusive: true, index_timestamp: end}
+  gap: {start: input.end, end: start + 0h, start_inclusive: false, end_inclusive: true, has: {}}
+  target: {start: input.end, end: start -> discharge, start_inclusive: false, end_inclusive: true, label: death}
+"""
+
+
+def test_aces_task_files(tmp_path: Path) -> None:
+    pytest.importorskip("aces", reason="the extra aces is not installed")
+    (tmp_path / "task.yaml").write_text(ACES_TASK)
+    folder = put(
+        tmp_path,
+        [
+            [(0, "ADMISSION//ER"), (30, "MEDS_DEATH"), (31, "DISCHARGE//DIED")],
+            [(0, "ADMISSION//ER"), (40, "DISCHARGE//HOME")],
+        ],
+    )
+    labels = AcesLabels(str(tmp_path / "task.yaml")).labels(folder, "aces")
+    at = START + timedelta(hours=24)
+    assert labels.frame.rows() == [(0, at, True), (1, at, False)]
+
+
+def test_aces_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    try:
+        import aces  # noqa: F401
+    except ImportError:
+        (tmp_path / "task.yaml").write_text(ACES_TASK)
+        with pytest.raises(DataError, match=r"pip install 'ehrseq\[aces\]'"):
+            AcesLabels(str(tmp_path / "task.yaml")).labels(tmp_path, "aces")
+    with pytest.raises(DataError, match=r"nowhere\.yaml does not exist"):
+        AcesLabels(str(tmp_path / "nowhere.yaml")).fingerprint()

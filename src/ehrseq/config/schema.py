@@ -160,6 +160,7 @@ class Loader(Section):
 
     batch_size: PositiveInt
     batch_tokens: PositiveInt | None
+    max_padding: Annotated[float, Field(gt=0, lt=1)] | None
     eval_batch_size: PositiveInt
     num_workers: NonNegativeInt
     cache_gib: Annotated[float, Field(ge=0)]

@@ -52,7 +52,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def shuffled(self, config: Loader, seed: int, pin: bool = False) -> DataLoader[SequenceBatch]:
         """A loader for training."""
-        sampler = ShuffledBatches(self.lengths, config.batch_size, seed, config.batch_tokens)
+        sampler = ShuffledBatches(self.lengths, config.batch_size, seed, config.batch_tokens, config.max_padding)
         return self._loader(sampler, config.num_workers, pin)
 
     def ordered(self, config: Loader, pin: bool = False) -> DataLoader[SequenceBatch]:

@@ -24,6 +24,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         batch_size: Histories a batch.
         seed: Decides the order together with the epoch.
         batch_tokens: If given, a batch holds as many histories as pad to so many steps, in place of `batch_size`.
+        max_padding: Batches are split, where it saves most, until at most this share of all steps is padding.
         rank: Which of `ranks` processes asks.
         ranks: Among how many the batches are shared.
 
@@ -37,6 +38,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         batch_size: int,
         seed: int,
         batch_tokens: int | None = None,
+        max_padding: float | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -44,6 +46,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         self.batch_size = batch_size
         self.seed = seed
         self.batch_tokens = batch_tokens
+        self.max_padding = max_padding
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
 
@@ -53,7 +56,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
 
     def __len__(self) -> int:
         """The number of batches of this rank in this epoch."""
-        if self.batch_tokens is None and self.ranks == 1:
+        if self.batch_tokens is None and self.max_padding is None and self.ranks == 1:
             return ceil(len(self.lengths) / self.batch_size)
         return len(self._batches()) // self.ranks
 
@@ -73,6 +76,8 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
             batches += _divide(part, self.lengths[part], self.batch_size, self.batch_tokens)
+        if self.max_padding is not None:
+            batches = _split_padded(batches, self.lengths, self.max_padding)
         batches = _share(batches, self.ranks)
         return [batches[index] for index in generator.permutation(len(batches))]
 
@@ -124,6 +129,39 @@ def _divide(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int, tok
         end = start + max(int(np.searchsorted(padded, tokens, side="right")), 1)
         batches.append(order[start:end])
         start = end
+    return batches
+
+
+def _split_padded(batches: Batches, lengths: NDArray[np.int64], share: float) -> Batches:
+    """Split batches, sorted by length, where it saves most padding, until at most `share` of all steps is padding."""
+    saved: list[int] = []  # by the best split of each batch
+    where: list[int] = []
+    padded = real = 0
+
+    def look(batch: NDArray[np.int64]) -> tuple[int, int]:
+        length = lengths[batch]
+        # Cut before position i: the i shorter ones are padded to the longest among them only.
+        gains = np.arange(1, len(batch)) * (length[-1] - length[:-1])
+        best = int(np.argmax(gains)) if len(gains) else 0
+        return (int(gains[best]), best + 1) if len(gains) else (0, 1)
+
+    batches = list(batches)
+    for batch in batches:
+        gain, cut = look(batch)
+        saved.append(gain)
+        where.append(cut)
+        padded += len(batch) * int(lengths[batch].max())
+        real += int(lengths[batch].sum())
+    while padded - real > share * padded:
+        index = int(np.argmax(saved))
+        if not saved[index]:
+            break
+        padded -= saved[index]
+        halves = [batches[index][: where[index]], batches[index][where[index] :]]
+        looks = [look(half) for half in halves]
+        batches[index : index + 1] = halves
+        saved[index : index + 1] = [gain for gain, _ in looks]
+        where[index : index + 1] = [cut for _, cut in looks]
     return batches
 
 
