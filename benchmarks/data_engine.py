@@ -37,7 +37,8 @@ if __name__ == "__main__":
     started = time.perf_counter()
     prepared = prepare.run(settings)
     seconds = time.perf_counter() - started
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss, which a new process inherits from the one that started it.
+    own = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     print(json.dumps({"seconds": seconds, "store": str(prepared.store), "dataset": str(prepared.dataset),
                       "own_mib": own / 1024, "largest_child_mib": children / 1024}))
@@ -63,6 +64,7 @@ def scaling(sizes: list[int], scratch: Path) -> list[dict[str, Any]]:
     for size in sizes:
         folder = scratch / f"made{size}"
         events = make(folder, size)
+        os.sync()  # what was just written is not the engine's burden
         data = scratch / "data"
         overrides = ["source=meds", f"source.path={folder}", "task.name=made", f"paths.data={data}"]
         runs = []

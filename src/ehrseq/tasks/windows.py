@@ -148,7 +148,9 @@ class WindowLabels:
             cases = cases.filter(pl.col("end").is_null() | (pl.col("at") < pl.col("end")))
         if self.every_hours is not None:
             step = round(self.every_hours * _HOUR)
-            cases = cases.with_columns(pl.int_ranges(pl.col("at"), pl.col("end"), step).alias("at")).explode("at")
+            cases = cases.with_columns(pl.int_ranges(pl.col("at"), pl.col("end"), step).alias("at")).explode(
+                "at", empty_as_null=True
+            )
         return cases.filter(pl.col("at").is_not_null()).sort(_S, "at")
 
     def _outcomes(
