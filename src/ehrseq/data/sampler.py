@@ -166,20 +166,21 @@ def _split_padded(batches: Batches, lengths: NDArray[np.int64], share: float) ->
 
 
 def _share(batches: Batches, ranks: int) -> Batches:
-    """Split the largest batches until all ranks get as many; batches of one history are joined instead.
+    """Split the largest batches until all ranks get as many; where there are too few histories for that, join the last.
 
     Raises:
         ValueError: If there are fewer histories than ranks.
     """
     batches = list(batches)
-    if sum(map(len, batches)) < ranks:
-        raise ValueError(f"{sum(map(len, batches))} histories cannot be shared among {ranks} processes")
+    histories = sum(map(len, batches))
+    if histories < ranks:
+        raise ValueError(f"{histories} histories cannot be shared among {ranks} processes")
+    can_split = histories >= -(-len(batches) // ranks) * ranks
     while len(batches) % ranks:
-        sizes = [len(batch) for batch in batches]
-        largest = int(np.argmax(sizes))
-        if sizes[largest] > 1:
-            batch, half = batches[largest], sizes[largest] // 2
-            batches[largest : largest + 1] = [batch[:half], batch[half:]]
+        if can_split:
+            largest = max(range(len(batches)), key=lambda index: len(batches[index]))
+            half = len(batches[largest]) // 2
+            batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
         else:
             batches[-2:] = [np.concatenate(batches[-2:])]
     return batches

@@ -1,5 +1,6 @@
 """Who does the work of preparing: this process, several local ones, or a Ray cluster. The bytes are the same."""
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -124,17 +125,17 @@ class RayEngine:
         except ImportError as error:
             raise EhrseqError("engine.kind=ray needs the extra: pip install 'ehrseq[ray]'") from error
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         shared = ray.put(function)
-        remote = ray.remote(_call_given)
+        remote: Any = ray.remote(_call_given)
         pending = [remote.remote(shared, item) for item in items]
         with progress(what, len(items)) as advance:
             for reference in pending:
                 try:
                     yield ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
-                    cause = error.as_instanceof_cause()
-                    raise cause from None
+                    original: BaseException = error.as_instanceof_cause()  # type: ignore[no-untyped-call,unused-ignore]
+                    raise original from None
                 advance()
 
 
