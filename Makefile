@@ -37,6 +37,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/data_engine.py --events 1e6,1e7
 
 ui: $(VENV)/.core
 	$(BIN)/ehrseq ui
