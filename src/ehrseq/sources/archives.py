@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from ehrseq.errors import DataError
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+_GZIP, _BLOCK = b"\x1f\x8b", 1 << 20
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 _BROKEN = (EOFError, OSError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
@@ -62,12 +63,20 @@ def _is_wanted(name: str, suffix: str) -> bool:
 
 def _read_tar(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
     # The "|" modes read strictly forward: no seeking back in a compressed file.
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            if member.isfile() and _is_wanted(member.name, suffix):
-                file = archive.extractfile(member)
-                if file is not None:
-                    yield f"{path}:{member.name}", file.read()
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == _GZIP
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        with tarfile.open(fileobj=stream, mode="r|" if zipped else "r|*") as archive:
+            for member in archive:
+                if member.isfile() and _is_wanted(member.name, suffix):
+                    file = archive.extractfile(member)
+                    if file is not None:
+                        yield f"{path}:{member.name}", file.read()
+        # tarfile takes an end in a member's header for the end of the archive. The end of the compressed stream, with
+        # its checksum, says whether all of it was there.
+        while zipped and stream.read(_BLOCK):
+            pass
 
 
 def _read_zip(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:

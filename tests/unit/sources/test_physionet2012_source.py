@@ -15,6 +15,7 @@ from meds.schema import CodeMetadataSchema, DataSchema, LabelSchema
 
 from ehrseq.config.load import load_settings
 from ehrseq.errors import DataError
+from ehrseq.sources.archives import read_texts
 from ehrseq.sources.physionet2012 import PhysioNet2012Source
 from ehrseq.workflows import prepare
 
@@ -134,7 +135,11 @@ def test_places_that_are_wrong(make: Callable[..., Path], tmp_path: Path) -> Non
     damaged = tmp_path / "set-a.tar.gz"
     with tarfile.open(damaged, "w:gz") as archive:
         archive.add(folder, "set-a")
-    damaged.write_bytes(damaged.read_bytes()[:-200])
+    whole = damaged.read_bytes()
+    for cut in (1, 9, 200):  # also where every stay is still there
+        damaged.write_bytes(whole[:-cut])
+        with pytest.raises(DataError, match=r"set-a\.tar\.gz cannot be read"):
+            list(read_texts(damaged, ".txt"))
     (tmp_path / "Outcomes-a.txt").write_text(outcomes(ALL))
     with pytest.raises(DataError, match=r"set-a\.tar\.gz cannot be read"):
         prepare_here(damaged)
