@@ -5,6 +5,7 @@ McDermott et al. 2025, "The Medical Event Data Standard", https://github.com/Med
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class MedsSource(Source):
 
     name = "meds"
 
-    @property
+    @cached_property
     def dataset(self) -> Path:
         """The folder, its metadata checked; events are checked when they are read."""
         if not self.path:

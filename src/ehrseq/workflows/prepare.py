@@ -84,10 +84,10 @@ def run(settings: Settings) -> Prepared:
         "split": settings.split.plain(),
         "preprocess": settings.preprocess.plain(),
     }
-    digest = digest_json(store_key)
-    dataset = source.dataset or root / "datasets" / f"{source.name}-{digest_json(data_key)}"
+    digest, data_digest = digest_json(store_key), digest_json(data_key)
+    dataset = source.dataset or root / "datasets" / f"{source.name}-{data_digest}"
     store = root / "stores" / f"{source.name}-{settings.task.name}-{digest}"
-    prepared = Prepared(source.name, dataset, store, digest, digest_json(data_key))
+    prepared = Prepared(source.name, dataset, store, digest, data_digest)
     have_dataset = source.dataset is not None or is_current(dataset, data_key)
     if not settings.force and have_dataset and is_current(store, store_key):
         say(f"data: {store} is up to date")

@@ -51,7 +51,7 @@ def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folde
         {
             "mlflow.source.name": "ehrseq",
             "ehrseq.run_folder": str(folder),
-            "ehrseq.source": prepared.dataset.name.rpartition("-")[0],
+            "ehrseq.source": prepared.source,
             "ehrseq.task": settings.task.name,
             "ehrseq.model": settings.model.name,
             "ehrseq.data_digest": prepared.data_digest,
