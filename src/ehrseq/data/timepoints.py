@@ -8,6 +8,7 @@ from ehrseq.config.schema import TimepointsConfig
 from ehrseq.data.batch import TimepointBatch
 from ehrseq.data.representation import HOUR, Representation
 from ehrseq.store.format import Store
+from ehrseq.store.search import search_within
 
 
 class Timepoints(Representation):
@@ -63,17 +64,9 @@ class Timepoints(Representation):
     def _first_kept(
         self, begin: NDArray[np.int64], end: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """The first event of the kept steps: a binary search in the timepoint numbers of all histories at once."""
+        """The first event of the kept steps."""
         point = self.store.arrays.timepoint
-        wanted = np.zeros(len(begin), np.int64)
+        left_out = np.full(len(begin), -1, np.int64)
         filled = np.flatnonzero(end > begin)
-        wanted[filled] = point[end[filled] - 1].astype(np.int64) + 1 - lengths[filled]
-        low, high = begin.copy(), end.copy()
-        searching = np.flatnonzero((low < high) & (wanted > 0))
-        while len(searching):
-            middle = (low[searching] + high[searching]) // 2
-            right = point[middle] < wanted[searching]
-            low[searching[right]] = middle[right] + 1
-            high[searching[~right]] = middle[~right]
-            searching = searching[low[searching] < high[searching]]
-        return low
+        left_out[filled] = point[end[filled] - 1] - lengths[filled]
+        return search_within(point, begin, end, left_out)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ehrseq.preprocess.groups import grouped
 from ehrseq.preprocess.hierarchy import Hierarchy
 
 UNKNOWN = "UNKNOWN"  # the entry of timed codes that have none, where the configuration wants one
@@ -165,15 +166,14 @@ class Preprocessor:
         if not ranked.any():
             return
         rows = np.flatnonzero(ranked[entry] & ~np.isnan(value))
-        rows = rows[np.argsort(entry[rows], kind="stable")]
-        for part in np.split(rows, np.flatnonzero(np.diff(entry[rows])) + 1):
-            if len(part):
-                knots = np.array(self.entries[entry[part[0]]].quantiles)
-                grid = np.linspace(0, 1, len(knots))
-                up = np.interp(value[part], knots, grid)
-                down = -np.interp(-value[part], -knots[::-1], -grid[::-1])
-                # A uniform rank has the deviation 1 / sqrt(12).
-                result[part] = ((up + down) / 2 - 0.5) * np.sqrt(12)
+        for index, part in grouped(entry[rows]):
+            mine = rows[part]
+            knots = np.array(self.entries[index].quantiles)
+            grid = np.linspace(0, 1, len(knots))
+            up = np.interp(value[mine], knots, grid)
+            down = -np.interp(-value[mine], -knots[::-1], -grid[::-1])
+            # A uniform rank has the deviation 1 / sqrt(12).
+            result[mine] = ((up + down) / 2 - 0.5) * np.sqrt(12)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` reads them back to an equal object."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.meds.splits import hash_subjects
+from ehrseq.preprocess.groups import grouped
 from ehrseq.preprocess.histories import History
 
 Key = tuple[bool, str]  # (static, code)
@@ -128,25 +129,21 @@ def gather(history: History, clean: Cleaner, few: int = 0, sampled: float = 0.0,
     counted = np.bincount(number, minlength=size)
     subjects, rare = _count_subjects(history, number, counted, few)
     valued = np.flatnonzero(~np.isnan(history.value))
-    grouped = number[valued]
+    numbers = number[valued]
     value, keep = clean(history.codes, history.code[valued], history.value[valued].astype(np.float64))
     if not keep.all():
-        valued, grouped, value = valued[keep], grouped[keep], value[keep]
-    plain = Moments.of(grouped, value, size)
-    negative = np.bincount(grouped[value < 0], minlength=size)
+        valued, numbers, value = valued[keep], numbers[keep], value[keep]
+    plain = Moments.of(numbers, value, size)
+    negative = np.bincount(numbers[value < 0], minlength=size)
     logs = Moments(*(np.zeros(size) for _ in range(4)))
     if log:
-        useful = np.flatnonzero((negative == 0)[grouped])
-        logs = Moments.of(grouped[useful], np.log1p(value[useful]), size)
+        useful = np.flatnonzero((negative == 0)[numbers])
+        logs = Moments.of(numbers[useful], np.log1p(value[useful]), size)
     sample: dict[int, NDArray[np.float32]] = {}
     if sampled:
         chosen = hash_subjects(history.subject, _SAMPLE_SEED) <= np.uint64(min(int(sampled * 2**64), 2**64 - 1))
         picked = np.flatnonzero(chosen[history.row[valued]])
-        order = picked[np.argsort(grouped[picked], kind="stable")]
-        begin = np.flatnonzero(np.diff(grouped[order], prepend=-1))
-        for part in np.split(order, begin[1:]):
-            if len(part):
-                sample[int(grouped[part[0]])] = value[part].astype(np.float32)
+        sample = {index: value[picked[part]].astype(np.float32) for index, part in grouped(numbers[picked])}
     keys: dict[int, Key] = {
         int(index): (bool(index >= codes), history.codes[index % codes]) for index in np.flatnonzero(counted)
     }
@@ -183,10 +180,8 @@ def _count_subjects(
     rare: dict[int, frozenset[int]] = {}
     if few and code is not None and subject is not None:
         listed = np.flatnonzero((subjects < few)[code])
-        listed = listed[np.argsort(code[listed], kind="stable")]
-        for part in np.split(listed, np.flatnonzero(np.diff(code[listed])) + 1):
-            if len(part):
-                rare[int(code[part[0]])] = frozenset(history.subject[subject[part]].tolist())
+        for index, part in grouped(code[listed]):
+            rare[index] = frozenset(history.subject[subject[listed[part]]].tolist())
     return subjects, rare
 
 

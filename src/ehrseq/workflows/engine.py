@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
@@ -49,15 +49,8 @@ class ThreadEngine:
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         """The results in the order of the items."""
-        with ThreadPoolExecutor(self.workers) as pool, progress(what, len(items)) as advance:
-            futures = [pool.submit(function, item) for item in items]
-            try:
-                for future in futures:
-                    yield future.result()
-                    advance()
-            finally:
-                for future in futures:
-                    future.cancel()
+        with ThreadPoolExecutor(self.workers) as pool:
+            yield from _in_order([pool.submit(function, item) for item in items], what)
 
 
 class ProcessEngine:
@@ -84,19 +77,13 @@ class ProcessEngine:
         self._functions += 1
         path.write_bytes(pickle.dumps(function))
         futures = [self._pool.submit(_call, str(path), item) for item in items]
-        with progress(what, len(items)) as advance:
-            try:
-                for future in futures:
-                    yield future.result()
-                    advance()
-            except BrokenProcessPool as error:
-                raise EhrseqError(
-                    f"a process of the engine died in '{what}', perhaps for want of memory; finished parts are kept: "
-                    "start again, with engine.workers=1 if it happens again"
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
+        try:
+            yield from _in_order(futures, what)
+        except BrokenProcessPool as error:
+            raise EhrseqError(
+                f"a process of the engine died in '{what}', perhaps for want of memory; finished parts are kept: "
+                "start again, with engine.workers=1 if it happens again"
+            ) from error
 
     def close(self) -> None:
         """Let the processes go."""
@@ -137,6 +124,18 @@ class RayEngine:
                     original: BaseException = error.as_instanceof_cause()  # type: ignore[no-untyped-call,unused-ignore]
                     raise original from None
                 advance()
+
+
+def _in_order(futures: Sequence[Future[R]], what: str) -> Iterator[R]:
+    """The results as they were asked for; what has not begun is called off if one fails or nobody asks further."""
+    with progress(what, len(futures)) as advance:
+        try:
+            for future in futures:
+                yield future.result()
+                advance()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 @contextmanager

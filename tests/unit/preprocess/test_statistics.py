@@ -17,9 +17,9 @@ from ehrseq.meds import schema, write
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
 from ehrseq.preprocess.hierarchy import Hierarchy
 from ehrseq.preprocess.histories import History
-from ehrseq.preprocess.samples import search_within
 from ehrseq.preprocess.statistics import Statistics, gather, merge
 from ehrseq.store import open_store
+from ehrseq.store.search import search_within
 from ehrseq.workflows.engine import SerialEngine
 
 Row = tuple[int, float | None, str, float | None]
