@@ -45,7 +45,7 @@ class Chunk:
     subject: NDArray[np.int64]
     begin: NDArray[np.int64]
     time: NDArray[np.int64]
-    code: NDArray[np.int32]
+    code: NDArray[np.int64]
     value: NDArray[np.float32]
     codes: list[str]
 
@@ -134,11 +134,12 @@ class Shard:
         subject = _filled(batch.column(schema.SUBJECT_ID).cast(pa.int64()), _NO_TIME)
         return _Columns(subject, _filled(time.cast(pa.int64()), _NO_TIME), self._numbers(batch, value), value)
 
-    def _numbers(self, batch: pa.RecordBatch, value: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _numbers(self, batch: pa.RecordBatch, value: NDArray[np.float32]) -> NDArray[np.int64]:
         """The position in `_codes` of each row's code."""
         column = _as_dictionary(batch.column(schema.CODE))
-        known = np.array([self._number(code) for code in column.dictionary.to_pylist()], np.int32)
-        number: NDArray[np.int32] = known.take(_filled(column.indices.cast(pa.int64()), np.array(0)))
+        known = np.array([self._number(code) for code in column.dictionary.to_pylist()], np.int64)
+        indices = _filled(column.indices.cast(pa.int64()), np.array(0))
+        number: NDArray[np.int64] = known.take(indices, mode="clip")  # twice as fast as with a look at each index
         if schema.TEXT_VALUE not in batch.schema.names:
             return number
         text = _as_dictionary(batch.column(schema.TEXT_VALUE))
@@ -147,7 +148,7 @@ class Shard:
         words = text.dictionary.to_pylist()
         pairs, inverse = np.unique(np.stack([number[with_text], index], axis=1), axis=0, return_inverse=True)
         numbers = [self._pair(int(code), words[word]) for code, word in pairs]
-        number[with_text] = np.array(numbers, np.int32)[inverse.reshape(-1)]
+        number[with_text] = np.array(numbers, np.int64)[inverse.reshape(-1)]
         return number
 
     def _number(self, code: str) -> int:
@@ -192,7 +193,7 @@ class _Columns:
 
     subject: NDArray[np.int64]
     time: NDArray[np.int64]
-    code: NDArray[np.int32]
+    code: NDArray[np.int64]
     value: NDArray[np.float32]
 
     def joined(self, other: "_Columns") -> "_Columns":
@@ -263,7 +264,7 @@ def _check_schema(path: Path, found: pa.Schema, text_values: bool) -> list[str]:
         )
     if not pa.types.is_timestamp(time) and not pa.types.is_date(time):
         raise DataError(f"{path}, column time: type {time}, MEDS has timestamp[us]; parse it where it is written")
-    if not _is_text(code):
+    if not is_text(code):
         raise DataError(f"{path}, column code: type {code}, MEDS has string; name the codes where they are written")
     names = [schema.SUBJECT_ID, schema.TIME, schema.CODE]
     if schema.NUMERIC_VALUE in found.names:
@@ -273,7 +274,7 @@ def _check_schema(path: Path, found: pa.Schema, text_values: bool) -> list[str]:
         names.append(schema.NUMERIC_VALUE)
     if text_values and schema.TEXT_VALUE in found.names:
         text = found.field(schema.TEXT_VALUE).type
-        if not _is_text(text):
+        if not is_text(text):
             raise DataError(f"{path}, column text_value: type {text}, MEDS has string; cast it")
         names.append(schema.TEXT_VALUE)
     return names
@@ -297,7 +298,8 @@ def _filled(column: pa.Array, fill: NDArray[T]) -> NDArray[T]:
     return np.where(bits, values, fill)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds strings, as they are or by a dictionary."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -12,7 +12,7 @@ from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
 from ehrseq.meds import schema
 from ehrseq.meds.read import Shard
-from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Preprocessor, Repair, clean
+from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Limits, Preprocessor, Repair
 from ehrseq.preprocess.hierarchy import Hierarchy
 from ehrseq.preprocess.histories import Subjects, histories
 from ehrseq.preprocess.statistics import Cleaner, Key, Statistics, gather, merge
@@ -65,7 +65,7 @@ def gather_shard(
     clean = _cleaner(facts)
     parts, events = [], 0
     for history in histories(shard.chunks(), subjects):
-        events += len(history.code) - int(history.static.sum())
+        events += len(history.code) - int(np.count_nonzero(history.static))
         parts.append(gather(history.only(train.subject), clean, few, share, config.log == "auto"))
     return merge(parts), events
 
@@ -170,14 +170,18 @@ def _fallbacks(
 def _cleaner(facts: Facts) -> Cleaner:
     """Repairs and limits for codes by name."""
     entries: list[CodeEntry] = []  # grows with the codes of a shard
+    limits = Limits.of(entries)
 
     def clean_by_name(
-        codes: Sequence[str], number: NDArray[np.int32], value: NDArray[np.float64]
+        codes: Sequence[str], number: NDArray[np.int64], value: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        nonlocal limits
         if not facts:
             return value, np.ones(len(value), bool)
-        entries.extend(CodeEntry(code, False, True, **facts.get(code, {})) for code in codes[len(entries) :])
-        mended, keep, _ = clean(entries, number, value)
+        if len(codes) > len(entries):
+            entries.extend(CodeEntry(code, False, True, **facts.get(code, {})) for code in codes[len(entries) :])
+            limits = Limits.of(entries)
+        mended, keep, _ = limits.clean(number, value)
         return mended, keep
 
     return clean_by_name

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.preprocess.groups import grouped
+from ehrseq.preprocess.groups import Groups
 from ehrseq.preprocess.hierarchy import Hierarchy
 
+# Positions are right by construction; numpy takes twice as long where it looks at them.
+_UNCHECKED: Literal["clip"] = "clip"
 UNKNOWN = "UNKNOWN"  # the entry of timed codes that have none, where the configuration wants one
 
 
@@ -137,19 +139,23 @@ class Preprocessor:
             entry: (E,) position in `entries`.
             value: (E,) raw values; NaN where there is none.
         """
-        mended, keep, repaired = clean(self.entries, entry, value)
+        mended, keep, repaired = self._limits.clean(entry, value)
         log, center, scale = self._scales
         moved = mended.copy()
         if log.any():
-            logged = np.flatnonzero(log[entry])
-            moved[logged] = np.log1p(np.maximum(moved[logged], 0))
-        moved -= center[entry]
-        moved /= scale[entry]
+            logged = np.flatnonzero(log.take(entry, mode=_UNCHECKED))
+            moved[logged] = np.log1p(np.maximum(moved.take(logged), 0))
+        moved -= center.take(entry, mode=_UNCHECKED)
+        moved /= scale.take(entry, mode=_UNCHECKED)
         self._rank(entry, mended, moved)
         if self.clip is None:
             return Outcome(moved.astype(np.float32), keep, repaired, np.zeros(len(moved), bool))
         cut = np.clip(moved, -self.clip, self.clip)
-        return Outcome(cut.astype(np.float32), keep, repaired, (cut != moved) & ~np.isnan(moved))
+        return Outcome(cut.astype(np.float32), keep, repaired, np.abs(moved) > self.clip)
+
+    @cached_property
+    def _limits(self) -> "Limits":
+        return Limits.of(self.entries)
 
     @cached_property
     def _scales(self) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
@@ -166,7 +172,7 @@ class Preprocessor:
         if not ranked.any():
             return
         rows = np.flatnonzero(ranked[entry] & ~np.isnan(value))
-        for index, part in grouped(entry[rows]):
+        for index, part in Groups.of(entry[rows], len(ranked)):
             mine = rows[part]
             knots = np.array(self.entries[index].quantiles)
             grid = np.linspace(0, 1, len(knots))
@@ -196,37 +202,61 @@ class Preprocessor:
         return cls(tuple(entries), plain["clip"], Hierarchy(plain["fallback"], parents), plain["text_values"])
 
 
-def clean(
-    entries: Sequence[CodeEntry], entry: NDArray[np.integer[Any]], value: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Mend mix-ups and find what is outside the limits.
+@dataclass(frozen=True)
+class Limits:
+    """Mends known mix-ups of units and finds what is outside the limits, for K codes.
 
-    Args:
-        entries: The vocabulary.
-        entry: (E,) position in `entries`.
-        value: (E,) raw values; NaN where there is none.
-
-    Returns:
-        (values (E,), keep (E,), repaired (E,)).
+    Attributes:
+        low: (K,) lowest plausible values.
+        high: (K,) highest.
+        mended: (K,) whether there are repairs.
+        repairs: By position.
     """
-    mended = value.copy()
-    repaired = np.zeros(len(value), bool)
-    with_repairs = np.array([bool(item.repairs) for item in entries], bool)
-    if with_repairs.any():
-        candidates = np.flatnonzero(with_repairs[entry])
-        for index in np.flatnonzero(with_repairs).tolist():
-            rows = candidates[entry[candidates] == index]
-            for repair in entries[index].repairs:
-                # Judged by the raw value, so that one repair never sets off the next.
-                hit = rows[(value[rows] >= repair.low) & (value[rows] <= repair.high)]
-                mended[hit] = value[hit] * repair.scale + repair.offset
-                repaired[hit] = True
-    lows = np.array([-np.inf if item.low is None else item.low for item in entries])
-    highs = np.array([np.inf if item.high is None else item.high for item in entries])
-    if all(item.low is None and item.high is None for item in entries):
-        return mended, np.ones(len(value), bool), repaired
-    # float32 on disk: a value written as the limit itself must pass.
-    low, high = (lows - 1e-6 * np.abs(lows))[entry], (highs + 1e-6 * np.abs(highs))[entry]
-    with np.errstate(invalid="ignore"):
-        keep = ~((mended < low) | (mended > high))
-    return mended, keep, repaired
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    mended: NDArray[np.bool_]
+    repairs: dict[int, tuple[Repair, ...]]
+
+    @classmethod
+    def of(cls, entries: Sequence[CodeEntry]) -> "Limits":
+        """Of a vocabulary."""
+        low = np.array([-np.inf if item.low is None else item.low for item in entries])
+        high = np.array([np.inf if item.high is None else item.high for item in entries])
+        # float32 on disk: a value written as the limit itself must pass.
+        with np.errstate(invalid="ignore"):
+            low, high = low - 1e-6 * np.abs(low), high + 1e-6 * np.abs(high)
+        repairs = {index: item.repairs for index, item in enumerate(entries) if item.repairs}
+        return cls(low, high, np.array([bool(item.repairs) for item in entries], bool), repairs)
+
+    def clean(
+        self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Mend and judge values.
+
+        Args:
+            entry: (E,) positions among the K codes.
+            value: (E,) raw values; NaN where there is none.
+
+        Returns:
+            (values (E,), keep (E,), repaired (E,)).
+        """
+        repaired = np.zeros(len(value), bool)
+        mended = value
+        if self.repairs:
+            mended = value.copy()
+            candidates = np.flatnonzero(self.mended.take(entry, mode=_UNCHECKED))
+            which, raw = entry.take(candidates), value.take(candidates)
+            for index, repairs in self.repairs.items():
+                mine = which == index
+                for repair in repairs:
+                    # Judged by the raw value, so that one repair never sets off the next.
+                    hit = candidates[np.flatnonzero(mine & (raw >= repair.low) & (raw <= repair.high))]
+                    mended[hit] = value[hit] * repair.scale + repair.offset
+                    repaired[hit] = True
+        keep = np.ones(len(value), bool)
+        if np.isfinite(self.low).any() or np.isfinite(self.high).any():
+            keep = mended < self.low.take(entry, mode=_UNCHECKED)
+            keep |= mended > self.high.take(entry, mode=_UNCHECKED)
+            np.logical_not(keep, out=keep)
+        return mended, keep, repaired

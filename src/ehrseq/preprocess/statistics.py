@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.meds.splits import hash_subjects
-from ehrseq.preprocess.groups import grouped
+from ehrseq.preprocess.groups import Groups
 from ehrseq.preprocess.histories import History
 
 Key = tuple[bool, str]  # (static, code)
 Floats = NDArray[np.float64]
 # Cleans raw values: (codes, position of each value's code, values) to (values, which to keep).
-Cleaner = Callable[[Sequence[str], NDArray[np.int32], Floats], tuple[Floats, NDArray[np.bool_]]]
+Cleaner = Callable[[Sequence[str], NDArray[np.int64], Floats], tuple[Floats, NDArray[np.bool_]]]
 _SAMPLE_SEED = 20_120
-_FLAGS_AN_EVENT = 64
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,24 @@ class Moments:
     third: Floats
 
     @classmethod
-    def of(cls, number: NDArray[np.int64], value: Floats, size: int) -> "Moments":
+    def of(cls, groups: Groups, value: Floats) -> "Moments":
         """Moments of values by their code.
 
         Args:
-            number: (V,) code of each value, below `size`.
-            value: (V,) values.
-            size: K.
+            groups: K codes of V values.
+            value: (V,) in the order of the groups.
         """
-        count = np.bincount(number, minlength=size).astype(np.float64)
-        mean = np.bincount(number, value, size) / np.maximum(count, 1)
-        deviation = value - mean[number]
+        mean = groups.total(value) / groups.count
+        deviation = value - groups.spread(mean)
         power = deviation * deviation
-        second: Floats = np.bincount(number, power, size).astype(np.float64, copy=False)
+        second = groups.total(power)
         power *= deviation
-        return cls(count, mean, second, np.bincount(number, power, size).astype(np.float64, copy=False))
+        return cls(groups.count.astype(np.float64), mean, second, groups.total(power))
+
+    @classmethod
+    def empty(cls, size: int) -> "Moments":
+        """Moments of no values."""
+        return cls(*(np.zeros(size) for _ in range(4)))
 
     def merged(self, other: "Moments") -> "Moments":
         """The moments of both groups of values together, code by code."""
@@ -70,6 +72,10 @@ class Moments:
             wide[rows] = column
             columns.append(wide)
         return Moments(*columns)
+
+    def taken(self, rows: NDArray[np.int64]) -> "Moments":
+        """The moments at some positions."""
+        return Moments(self.count[rows], self.mean[rows], self.second[rows], self.third[rows])
 
     @property
     def deviation(self) -> Floats:
@@ -122,66 +128,60 @@ def gather(history: History, clean: Cleaner, few: int = 0, sampled: float = 0.0,
     # Static and timed events of one code are different things: number them apart, statics after the timed ones.
     codes = len(history.codes)
     with_statics = bool(history.static.any())
-    size = codes * (1 + with_statics)
-    number = history.code.astype(np.int64)
-    if with_statics:
-        number += codes * history.static
-    counted = np.bincount(number, minlength=size)
-    subjects, rare = _count_subjects(history, number, counted, few)
-    valued = np.flatnonzero(~np.isnan(history.value))
-    numbers = number[valued]
-    value, keep = clean(history.codes, history.code[valued], history.value[valued].astype(np.float64))
-    if not keep.all():
-        valued, numbers, value = valued[keep], numbers[keep], value[keep]
-    plain = Moments.of(numbers, value, size)
-    negative = np.bincount(numbers[value < 0], minlength=size)
-    logs = Moments(*(np.zeros(size) for _ in range(4)))
+    number = history.code + codes * history.static if with_statics else history.code
+    groups = Groups.of(number, codes * (1 + with_statics))
+    keys: list[Key] = [(index >= codes, history.codes[index % codes]) for index in groups.number.tolist()]
+    subjects, rare = _count_subjects(history, groups, few)
+    value, keep = clean(history.codes, history.code, history.value.astype(np.float64))
+    value = value.take(groups.order)
+    useful = keep.take(groups.order)
+    useful &= ~np.isnan(value)
+    valued = groups.only(useful)
+    if valued is not groups:
+        value = value.take(np.flatnonzero(useful))
+    rows = np.searchsorted(groups.number, valued.number)
+    size = len(keys)
+    negative = np.zeros(size, np.int64)
+    negative[rows] = valued.total(value < 0, np.int64)
+    logs = Moments.empty(size)
     if log:
-        useful = np.flatnonzero((negative == 0)[numbers])
-        logs = Moments.of(numbers[useful], np.log1p(value[useful]), size)
-    sample: dict[int, NDArray[np.float32]] = {}
+        never = valued.spread(negative[rows] == 0)
+        positive = valued.only(never)
+        logged = np.log1p(value if positive is valued else value.take(np.flatnonzero(never)))
+        logs = Moments.of(positive, logged).spread(size, np.searchsorted(groups.number, positive.number))
+    sample: dict[Key, NDArray[np.float32]] = {}
     if sampled:
         chosen = hash_subjects(history.subject, _SAMPLE_SEED) <= np.uint64(min(int(sampled * 2**64), 2**64 - 1))
-        picked = np.flatnonzero(chosen[history.row[valued]])
-        sample = {index: value[picked[part]].astype(np.float32) for index, part in grouped(numbers[picked])}
-    keys: dict[int, Key] = {
-        int(index): (bool(index >= codes), history.codes[index % codes]) for index in np.flatnonzero(counted)
-    }
-    order = np.array(sorted(keys, key=keys.__getitem__), np.int64)
+        picked = chosen.take(history.row).take(valued.order)
+        for row, begin, count in zip(rows.tolist(), valued.begin.tolist(), valued.count.tolist(), strict=True):
+            mine = slice(begin, begin + count)
+            sample[keys[row]] = value[mine][picked[mine]].astype(np.float32)
+    # By name, not by number.
+    order = np.array(sorted(range(size), key=keys.__getitem__), np.int64)
     return Statistics(
         tuple(keys[index] for index in order.tolist()),
-        counted[order],
+        groups.count[order],
         subjects[order],
         negative[order],
-        _taken(plain, order),
-        _taken(logs, order),
+        Moments.of(valued, value).spread(size, rows).taken(order),
+        logs.taken(order),
         {keys[index]: members for index, members in rare.items()},
-        {keys[index]: values for index, values in sample.items()},
+        sample,
     )
 
 
-def _count_subjects(
-    history: History, number: NDArray[np.int64], counted: NDArray[np.int64], few: int
-) -> tuple[NDArray[np.int64], dict[int, frozenset[int]]]:
-    """Subjects that have each code; and who they are, where they are fewer than `few`.
-
-    A table of flags, a row a subject, counts fastest; where most of it would be empty, the pairs are sorted.
-    """
-    size, rows = len(counted), len(history.subject)
-    if rows * size <= _FLAGS_AN_EVENT * max(len(number), 1):
-        flags = np.zeros((rows, size), bool)
-        flags[history.row, number] = True
-        subject, code = np.nonzero(flags) if few else (None, None)
-        subjects = np.count_nonzero(flags, axis=0)
-    else:
-        pairs = np.unique(number * rows + history.row)
-        code, subject = pairs // rows, pairs % rows
-        subjects = np.bincount(code, minlength=size)
+def _count_subjects(history: History, groups: Groups, few: int) -> tuple[NDArray[np.int64], dict[int, frozenset[int]]]:
+    """Subjects that have each of the K codes; and who they are, by position, where they are fewer than `few`."""
+    row = history.row.take(groups.order)
+    first = np.ones(len(row), bool)
+    np.not_equal(row[1:], row[:-1], out=first[1:])
+    first[groups.begin] = True
+    subjects = groups.total(first, np.int64)
     rare: dict[int, frozenset[int]] = {}
-    if few and code is not None and subject is not None:
-        listed = np.flatnonzero((subjects < few)[code])
-        for index, part in grouped(code[listed]):
-            rare[index] = frozenset(history.subject[subject[listed[part]]].tolist())
+    for position in np.flatnonzero(subjects < few).tolist():
+        begin = groups.begin[position]
+        members = row[begin : begin + groups.count[position]]
+        rare[position] = frozenset(history.subject[members].tolist())
     return subjects, rare
 
 
@@ -193,7 +193,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     size = len(keys)
     events, subjects = np.zeros(size, np.int64), np.zeros(size, np.int64)
     negative = np.zeros(size, np.int64)
-    plain = log = Moments(*(np.zeros(size) for _ in range(4)))
+    plain = log = Moments.empty(size)
     samples: dict[Key, list[NDArray[np.float32]]] = {}
     rare: dict[Key, set[int]] = {}
     for part in parts:
@@ -218,7 +218,3 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
         {key: frozenset(members) for key, members in rare.items()},
         {key: np.concatenate(values) for key, values in samples.items()},
     )
-
-
-def _taken(moments: Moments, rows: NDArray[np.int64]) -> Moments:
-    return Moments(moments.count[rows], moments.mean[rows], moments.second[rows], moments.third[rows])

@@ -10,7 +10,7 @@ from ehrseq.files import write_json
 from ehrseq.meds.read import Shard
 from ehrseq.preprocess.fitted import Preprocessor
 from ehrseq.preprocess.histories import History, Subjects, histories
-from ehrseq.store.format import pack_events
+from ehrseq.store.format import pack_events, take_events
 from ehrseq.store.writer import PartWriter
 
 REPORT_SCHEMA = {
@@ -63,7 +63,7 @@ class _Tensoriser:
         self.preprocessor = preprocessor
         self.codes: list[str] = []
         # By code, timed and static: entry, whether it is its own, counts.
-        self.entry = np.zeros((2, 0), np.int32)
+        self.entry = np.zeros((2, 0), np.int64)
         self.own = np.zeros((2, 0), bool)
         self.counts = {name: np.zeros((2, 0), np.int64) for name in _COUNTS}
         self.columns = _static_columns(preprocessor)
@@ -71,43 +71,38 @@ class _Tensoriser:
     def add(self, history: History, writer: PartWriter) -> None:
         """Write one chunk."""
         self._grow(history.codes)
-        entry = self.entry[0].take(history.code)
-        own = self.own[0].take(history.code)
+        entry = self.entry[0].take(history.code, mode="clip")
+        own = self.own[0].take(history.code, mode="clip")
         fixed = np.flatnonzero(history.static)
         if len(fixed):
             entry[fixed] = self.entry[1].take(history.code[fixed])
             own[fixed] = self.own[1].take(history.code[fixed])
-        value = history.value.copy()
         keep = entry >= 0
-        own &= keep
-        value[~own] = np.nan
-        valued = np.flatnonzero(~np.isnan(value))
-        outcome = self.preprocessor.apply(entry[valued], value[valued].astype(np.float64))
-        value[valued] = outcome.value
-        dropped = valued[~outcome.keep]
+        value = np.where(own, history.value, np.float32("nan"))
+        outcome = self.preprocessor.apply(entry, value.astype(np.float64))
+        value = np.where(own, outcome.value, value)
+        dropped = np.flatnonzero(own & ~outcome.keep)
         keep[dropped] = False
         self._count("events", history.code, history.static)
         for name, rows in (
-            ("repaired", valued[outcome.repaired]),
+            ("repaired", np.flatnonzero(outcome.repaired)),
             ("out_of_limits", dropped),
-            ("clipped", valued[outcome.clipped & outcome.keep]),
+            ("clipped", np.flatnonzero(outcome.clipped & outcome.keep)),
         ):
             self._count(name, history.code[rows], history.static[rows])
         statics = fixed[keep[fixed]]
-        static = self._statics(history.row[statics], entry[statics], value[statics], len(history.subject))
+        subject = np.repeat(np.arange(len(history.subject)), history.count)
+        static = self._statics(subject[statics], entry[statics], value[statics], len(history.subject))
         keep[fixed] = False
-        row, time = history.row, history.time
+        count, time = history.count, history.time
+        event = pack_events(time, entry, value)
         if not keep.all():
+            left = np.append(0, np.cumsum(keep))
+            end = np.cumsum(count)
+            count = left[end] - left[end - count]
             kept = np.flatnonzero(keep)  # a take by position is several times as fast as one by flags
-            row, time, entry, value = row.take(kept), time.take(kept), entry.take(kept), value.take(kept)
-        count = np.bincount(row, minlength=len(history.subject))
-        writer.append(
-            history.subject,
-            count,
-            static,
-            event=pack_events(time, entry, value),
-            timepoint=_timepoints(count, row, time),
-        )
+            event, time = take_events(event, kept), time.take(kept)
+        writer.append(history.subject, count, static, event=event, timepoint=_timepoints(count, time))
 
     def _grow(self, codes: list[str]) -> None:
         """Look up the codes that are new since the last chunk."""
@@ -116,14 +111,14 @@ class _Tensoriser:
             return
         self.codes += new
         found = [[self.preprocessor.find(code, static) for code in new] for static in (False, True)]
-        entry = np.array([[position for position, _ in row] for row in found], np.int32)
+        entry = np.array([[position for position, _ in row] for row in found], np.int64)
         own = np.array([[is_own for _, is_own in row] for row in found], bool)
         self.entry = np.concatenate([self.entry[:, :start], entry], axis=1)
         self.own = np.concatenate([self.own[:, :start], own], axis=1)
         for name, count in self.counts.items():
             self.counts[name] = np.concatenate([count, np.zeros((2, len(new)), np.int64)], axis=1)
 
-    def _count(self, name: str, code: NDArray[np.int32], static: NDArray[np.bool_]) -> None:
+    def _count(self, name: str, code: NDArray[np.int64], static: NDArray[np.bool_]) -> None:
         size = len(self.codes)
         if static.any():
             number = code + size * static
@@ -132,7 +127,7 @@ class _Tensoriser:
             self.counts[name][0] += np.bincount(code, minlength=size)
 
     def _statics(
-        self, row: NDArray[np.int64], entry: NDArray[np.int32], value: NDArray[np.float32], subjects: int
+        self, row: NDArray[np.int64], entry: NDArray[np.int64], value: NDArray[np.float32], subjects: int
     ) -> NDArray[np.float32]:
         """Presence of each static code and the value of numeric ones; what is absent stays 0, the train centre."""
         static = np.zeros((subjects, len(self.preprocessor.static_features)), np.float32)
@@ -160,16 +155,17 @@ class _Tensoriser:
         return pl.concat(parts)
 
 
-def _timepoints(count: NDArray[np.int64], row: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int32]:
+def _timepoints(count: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int32]:
     """Number of each event's time among the different times of its subject."""
-    if not len(row):
+    if not len(time):
         return np.zeros(0, np.int32)
-    later = np.zeros(len(row), bool)
-    later[1:] = (time[1:] != time[:-1]) & (row[1:] == row[:-1])
-    number = np.cumsum(later, dtype=np.int32)
     filled = count[count > 0]
-    first = number[np.cumsum(filled) - filled]
-    number -= np.repeat(first, filled)
+    begin = np.cumsum(filled) - filled
+    later = np.empty(len(time), bool)
+    np.not_equal(time[1:], time[:-1], out=later[1:])
+    later[begin] = False
+    number = np.cumsum(later, dtype=np.int32)
+    number -= np.repeat(number[begin], filled)
     return number
 
 

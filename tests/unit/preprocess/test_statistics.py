@@ -45,12 +45,13 @@ def histories(draw: st.DrawFn) -> History:
     subjects = draw(st.integers(1, 5))
     size = draw(st.integers(0, 40))
     numbers = st.one_of(st.floats(-50, 1000, width=32), st.just(float("nan")))
+    rows = np.array(draw(st.lists(st.integers(0, subjects - 1), min_size=size, max_size=size)), np.int64)
     return History(
         subject=np.arange(subjects) + draw(st.integers(0, 3)) * 10,
-        row=np.sort(np.array(draw(st.lists(st.integers(0, subjects - 1), min_size=size, max_size=size)), np.int64)),
+        count=np.bincount(rows, minlength=subjects),
         time=np.zeros(size, np.int64),
         static=np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool),
-        code=np.array(draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)), np.int32),
+        code=np.array(draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)), np.int64),
         value=np.array(draw(st.lists(numbers, min_size=size, max_size=size)), np.float32),
         codes=["b", "a", "d", "c"],
     )

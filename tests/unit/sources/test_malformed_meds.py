@@ -257,7 +257,7 @@ FAULTS: list[tuple[Callable[[Dataset], None], str]] = [
     (subject_in_two_splits, r"subject_splits\.parquet: subject 3 is in two splits, held_out and train"),
     (subject_in_no_split, r"1 of 40 labelled subjects are in no split, the first is 39"),
     (no_split_file, r"subject_splits\.parquet does not exist; use split\.method=hash"),
-    (strange_split_file, r"subject_splits\.parquet is not as MEDS has it"),
+    (strange_split_file, r"subject_splits\.parquet: no column subject_id"),
     (text_subject, r"column subject_id: type string, MEDS has int64"),
     (float_subject, r"column subject_id: type double, MEDS has int64"),
     (unsigned_subject, r"column subject_id: type uint64, MEDS has int64"),
@@ -285,7 +285,7 @@ FAULTS: list[tuple[Callable[[Dataset], None], str]] = [
     (no_labels, r"labels/task holds no labels"),
     (cut_labels, r"0\.parquet cannot be read as parquet"),
     (not_a_folder, r"source\.path=.*nowhere is not a folder"),
-    (strange_codes_table, r"codes\.parquet is not as MEDS has it"),
+    (strange_codes_table, r"codes\.parquet: no column code"),
 ]
 
 
