@@ -62,7 +62,7 @@ class SequenceModel(nn.Module):
         shortcut: SummaryShortcut | None = None,
     ) -> None:
         super().__init__()
-        _check_fit("encoder.input_size", getattr(encoder, "input_size", None), embedding.output_size)
+        _check_fit("encoder.input_size", encoder.input_size, embedding.output_size)
         _check_fit("pooling.input_size", pooling.input_size, encoder.output_size)
         _check_fit("pooling.bidirectional", pooling.bidirectional, encoder.bidirectional)
         _check_fit("head.input_size", head.input_size, pooling.output_size)
@@ -82,7 +82,7 @@ class SequenceModel(nn.Module):
             Logits (B,), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
-        hidden: Tensor = self.encoder(steps, inputs.lengths)
+        hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         pooled = self.pooling(hidden, inputs.lengths)
         logits: Tensor = self.head(pooled.vector, inputs.statics)
         if self.shortcut is not None:
@@ -105,7 +105,7 @@ def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: getattr(inputs, name) for name in names}
 
 
-def _check_fit(name: str, value: int | None, needed: int) -> None:
-    """Raise unless a block takes what the block before it gives; a block without the attribute is trusted."""
-    if value is not None and value != needed:
+def _check_fit(name: str, value: int, needed: int) -> None:
+    """Raise unless a block takes what the block before it gives."""
+    if value != needed:
         raise ConfigError(f"{name} is {value!r}; allowed is {needed!r}, which the block before it gives")

@@ -5,7 +5,6 @@ Padding is on the right, so a forward net never meets it before a real step; for
 reversed by its own length, read forward, and its outputs are reversed back.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -14,33 +13,8 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
+from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.masking import reverse_by_length, step_mask
-
-
-class Encoder(nn.Module, ABC):
-    """Steps to hidden states.
-
-    Attributes:
-        output_size: H, the size of a hidden state.
-        causal: Whether the hidden state of a step depends on this and earlier steps only.
-        bidirectional: Whether a hidden state is [forward; backward], two directions of H/2 side by side.
-    """
-
-    output_size: int
-    causal: bool
-    bidirectional: bool = False
-
-    @abstractmethod
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Read each history.
-
-        Args:
-            x: Embedded steps, padded on the right with anything finite, (B, T, D).
-            lengths: Number of real steps of each history, (B,), integer, on the device of `x`.
-
-        Returns:
-            Hidden states, exactly 0 on padding, (B, T, H).
-        """
 
 
 class RecurrentEncoder(Encoder):
@@ -94,7 +68,7 @@ class RecurrentEncoder(Encoder):
             self.backward_nets = nn.ModuleList()
         self.reset_parameters()
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""
         x = self.input_dropout(x)
         if self.bidirectional:
