@@ -12,7 +12,8 @@ from typing import Any
 from ehrseq.errors import DataError
 from ehrseq.files import digest_files
 from ehrseq.sources.base import Progress, Source
-from ehrseq.sources.tables import Lookup, write_metadata, write_tables
+from ehrseq.sources.tables import write_metadata, write_tables
+from ehrseq.sources.tables_convert import Lookup
 from ehrseq.sources.tables_read import SUFFIXES, column_names
 from ehrseq.sources.tables_spec import Description, LookupSpec, check_description
 

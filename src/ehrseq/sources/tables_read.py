@@ -17,6 +17,23 @@ _COMPRESSED = (".gz", ".bz2", ".zst")
 SUFFIXES = (*_SEPARATORS, ".parquet", *(end + more for end in _SEPARATORS for more in _COMPRESSED))
 
 
+def find_files(folder: Path, name: str, pattern: str) -> list[Path]:
+    """The files of a table.
+
+    Raises:
+        DataError: If there are none, or one lies outside the folder.
+    """
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no {pattern} (table {name} of source.description)")
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path} (table {name}) points outside {folder}; put the file there")
+        if not path.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{path} (table {name}) is none of {', '.join(SUFFIXES[:5])}")
+    return found
+
+
 def read_batches(
     path: Path, columns: Sequence[str], separator: str | None, nulls: Sequence[str]
 ) -> Iterator[tuple[int, pl.DataFrame]]:
