@@ -10,7 +10,7 @@ from ehrseq.errors import DataError
 from ehrseq.files import digest_file, digest_files
 from ehrseq.meds import schema, write
 from ehrseq.meds.build import DatasetBuilder
-from ehrseq.sources.base import Progress, Source
+from ehrseq.sources.base import Progress, Source, require_folder
 from ehrseq.sources.tables_convert import Converter, Lookup, Lookups
 from ehrseq.sources.tables_read import find_files, read_batches
 from ehrseq.sources.tables_spec import Description, TableSpec, read_description
@@ -56,13 +56,8 @@ class TablesSource(Source):
 
     def _open(self) -> tuple[Path, Description, dict[str, list[Path]]]:
         """The folder, the description, the files of each table."""
-        if not self.path:
-            raise DataError("source.path is not set: give the folder of the tables, source.path=...")
-        described = self._description_file()
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"source.path={self.path} is not a folder")
-        description = read_description(described)
+        folder = require_folder(self.path, "the folder of the tables")
+        description = read_description(self._description_file())
         files = {name: find_files(folder, name, table.file) for name, table in description.tables.items()}
         return folder, description, files
 
