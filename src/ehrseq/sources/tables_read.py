@@ -9,6 +9,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from ehrseq.errors import DataError, suggest
+from ehrseq.meds.read import refuse_damage
 
 _BLOCK = 1 << 24
 _ROWS = 1 << 20
@@ -66,10 +67,8 @@ def column_names(path: Path, separator: str | None) -> list[str]:
     """
     if path.suffix.lower() != ".parquet":
         return _header(path, separator or _separator(path))
-    try:
+    with refuse_damage(path):
         return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
 
 
 def _separator(path: Path) -> str:
@@ -78,17 +77,14 @@ def _separator(path: Path) -> str:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
-            row = 0
-            for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns)):
-                frame = pl.from_arrow(batch)
-                assert isinstance(frame, pl.DataFrame)
-                yield row, frame.select(columns)
-                row += frame.height
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
+    with refuse_damage(path), pq.ParquetFile(path) as file:
+        _check_columns(path, file.schema_arrow.names, columns)
+        row = 0
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns)):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            yield row, frame.select(columns)
+            row += frame.height
 
 
 def _read_csv(
