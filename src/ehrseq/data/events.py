@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from ehrseq.config.schema import EventsConfig
 from ehrseq.data.batch import EventBatch
-from ehrseq.data.representation import HOUR, Representation
+from ehrseq.data.representation import Representation
+from ehrseq.meds.schema import HOUR
 from ehrseq.store.format import Store, pack_events
 
 

@@ -14,6 +14,8 @@ SUBJECT_ID, TIME, CODE, NUMERIC_VALUE = "subject_id", "time", "code", "numeric_v
 TEXT_VALUE = "text_value"
 PREDICTION_TIME, BOOLEAN_VALUE = "prediction_time", "boolean_value"
 
+HOUR = 3_600_000_000  # in microseconds, the unit of all times
+
 UPGRADE_HINT = (
     "write it anew with a current release of its extraction, or rename and cast as "
     "https://medical-event-data-standard.github.io says for 0.4"
