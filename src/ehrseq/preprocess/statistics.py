@@ -34,6 +34,11 @@ class Moments:
     third: Floats
 
     @classmethod
+    def empty(cls, size: int) -> "Moments":
+        """The moments of no values, of K = `size` codes."""
+        return cls(np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))
+
+    @classmethod
     def of(cls, number: NDArray[np.int64], value: Floats, size: int) -> "Moments":
         """Moments of values by their code.
 
@@ -135,7 +140,7 @@ def gather(history: History, clean: Cleaner, few: int = 0, sampled: float = 0.0,
         valued, numbers, value = valued[keep], numbers[keep], value[keep]
     plain = Moments.of(numbers, value, size)
     negative = np.bincount(numbers[value < 0], minlength=size)
-    logs = Moments(*(np.zeros(size) for _ in range(4)))
+    logs = Moments.empty(size)
     if log:
         useful = np.flatnonzero((negative == 0)[numbers])
         logs = Moments.of(numbers[useful], np.log1p(value[useful]), size)
@@ -193,7 +198,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     size = len(keys)
     events, subjects = np.zeros(size, np.int64), np.zeros(size, np.int64)
     negative = np.zeros(size, np.int64)
-    plain = log = Moments(*(np.zeros(size) for _ in range(4)))
+    plain = log = Moments.empty(size)
     samples: dict[Key, list[NDArray[np.float32]]] = {}
     rare: dict[Key, set[int]] = {}
     for part in parts:
