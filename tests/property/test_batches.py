@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from ehrseq.store.format import pack_events
 
 HOUR = 3_600_000_000
 CODES = ("a", "b", "c")
+Batch = TypeVar("Batch", bound=SequenceBatch)
 
 
 @st.composite
@@ -131,24 +132,27 @@ timepoints = st.builds(TimepointsConfig, name=st.just("timepoints"), max_steps=s
 representations = st.one_of(grids, events, timepoints)
 
 
-def check_whose(batch: SequenceBatch, store: Store, samples: np.ndarray[Any, Any]) -> None:
-    """Statics, target and sample number are the subject's own."""
-    for row, sample in enumerate(samples):
-        subject = store.arrays.sample_subject[sample]
+def all_samples(store: Store) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.arange(len(store.arrays.sample_time))
+
+
+def cut_all(store: Store, config: RepresentationConfig, kind: type[Batch]) -> Batch:
+    """All samples as one batch, row by row; statics, target and sample number are the subject's own."""
+    batch = represent(store, config).cut(all_samples(store))
+    assert isinstance(batch, kind)
+    for row, subject in enumerate(store.arrays.sample_subject):
         assert batch.statics[row].tolist() == store.arrays.static[subject].tolist()
-        assert batch.targets[row] == store.arrays.sample_label[sample]
-        assert batch.samples[row] == sample
+        assert batch.targets[row] == store.arrays.sample_label[row]
+        assert batch.samples[row] == row
+    return batch
 
 
 @settings(max_examples=120, deadline=None)
 @given(stores(), grids)
 def test_grid_equals_the_slow_reference(store: Store, config: GridConfig) -> None:
-    samples = np.arange(len(store.arrays.sample_time))
-    batch = represent(store, config).cut(samples)
-    assert isinstance(batch, GridBatch)
-    check_whose(batch, store, samples)
-    for row in samples:
-        expected = slow_grid(store, config, int(row))
+    batch = cut_all(store, config, GridBatch)
+    for row in range(len(batch)):
+        expected = slow_grid(store, config, row)
         steps = expected["steps"]
         assert batch.lengths[row] == steps
         before = [(steps - 1 - step) * config.bin_hours for step in range(steps)]
@@ -163,12 +167,9 @@ def test_grid_equals_the_slow_reference(store: Store, config: GridConfig) -> Non
 @settings(max_examples=120, deadline=None)
 @given(stores(), events)
 def test_events_equal_the_slow_reference(store: Store, config: EventsConfig) -> None:
-    samples = np.arange(len(store.arrays.sample_time))
-    batch = represent(store, config).cut(samples)
-    assert isinstance(batch, EventBatch)
-    check_whose(batch, store, samples)
-    for row in samples:
-        expected = known_events(store, int(row))[-config.max_steps :]
+    batch = cut_all(store, config, EventBatch)
+    for row in range(len(batch)):
+        expected = known_events(store, row)[-config.max_steps :]
         assert batch.lengths[row] == max(len(expected), 1)
         got = zip(
             batch.hours_before[row].tolist(),
@@ -187,13 +188,10 @@ def test_events_equal_the_slow_reference(store: Store, config: EventsConfig) -> 
 @settings(max_examples=120, deadline=None)
 @given(stores(), timepoints)
 def test_timepoints_equal_the_slow_reference(store: Store, config: TimepointsConfig) -> None:
-    samples = np.arange(len(store.arrays.sample_time))
-    batch = represent(store, config).cut(samples)
-    assert isinstance(batch, TimepointBatch)
-    check_whose(batch, store, samples)
+    batch = cut_all(store, config, TimepointBatch)
     first = [*batch.first_event.flatten().tolist(), len(batch.codes)]
-    for row in samples:
-        history = known_events(store, int(row))
+    for row in range(len(batch)):
+        history = known_events(store, row)
         ages = sorted({age for age, _, _ in history}, reverse=True)[-config.max_steps :]
         assert batch.lengths[row] == max(len(ages), 1)
         for step in range(batch.steps):
@@ -250,8 +248,7 @@ def test_cached_batches_are_the_same(
     kind: Literal["shuffled", "ordered"], store: Store, config: RepresentationConfig
 ) -> None:
     loader = Loader(batch_size=2, batch_tokens=None, max_padding=0.05, eval_batch_size=3, num_workers=0, cache_gib=1.0)
-    samples = np.arange(len(store.arrays.sample_time))
-    kept, cut = (HistoryDataset(represent(store, config), samples, gib) for gib in (1.0, 0.0))
+    kept, cut = (HistoryDataset(represent(store, config), all_samples(store), gib) for gib in (1.0, 0.0))
     pairs = (
         zip(kept.shuffled(loader, 3), cut.shuffled(loader, 3), strict=True)
         if kind == "shuffled"

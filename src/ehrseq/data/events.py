@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from ehrseq.config.schema import EventsConfig
 from ehrseq.data.batch import EventBatch
-from ehrseq.data.representation import HOUR, Representation
-from ehrseq.store.format import Store, pack_events
+from ehrseq.data.representation import Representation
+from ehrseq.store.format import HOUR, Store, pack_events
 
 
 class Events(Representation):

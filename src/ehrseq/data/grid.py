@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from ehrseq.config.schema import GridConfig
 from ehrseq.data.batch import GridBatch
-from ehrseq.data.representation import HOUR, Representation, numbers_between
-from ehrseq.store.format import Store
+from ehrseq.data.representation import Representation
+from ehrseq.store.format import HOUR, Store
 
 
 class Grid(Representation):
@@ -69,7 +69,7 @@ class Grid(Representation):
         rows, steps, features = len(samples), int(lengths.max()), self.features
         begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
         row = np.repeat(np.arange(rows), end - begin)
-        event = arrays.event[numbers_between(begin, end)]
+        event = arrays.event[_numbers_between(begin, end)]
         feature = self._feature[event["code"]]
         if not self._all:
             kept = np.flatnonzero(feature >= 0)
@@ -127,3 +127,10 @@ def _most_frequent(store: Store, count: int | None) -> NDArray[np.int64]:
         return everything
     subjects = np.array(store.subjects, np.int64)
     return np.sort(np.argsort(-subjects, kind="stable")[:count])
+
+
+def _numbers_between(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All numbers of several ranges, one range after the other."""
+    counts = end - begin
+    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+    return numbers

@@ -10,8 +10,6 @@ from torch import Tensor
 from ehrseq.data.batch import SequenceBatch
 from ehrseq.store.format import Store
 
-HOUR = 3_600_000_000  # microseconds
-
 
 class Representation(ABC):
     """Turns histories of a store into batches.
@@ -55,10 +53,3 @@ class Representation(ABC):
             "targets": torch.from_numpy(arrays.sample_label[samples]),
             "samples": torch.from_numpy(samples),
         }
-
-
-def numbers_between(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All numbers of several ranges, one range after the other."""
-    counts = end - begin
-    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
-    return numbers

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from ehrseq.config.schema import TimepointsConfig
 from ehrseq.data.batch import TimepointBatch
-from ehrseq.data.representation import HOUR, Representation
-from ehrseq.store.format import Store
+from ehrseq.data.representation import Representation
+from ehrseq.store.format import HOUR, Store
 from ehrseq.store.search import search_within
 
 

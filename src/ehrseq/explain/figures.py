@@ -11,9 +11,9 @@ import polars as pl
 
 from ehrseq.plotting import BLUE, GREY, new_figure
 from ehrseq.store import Store
+from ehrseq.store.format import HOUR
 
 _ROWS = 28  # codes that fit a readable page
-_HOUR = 3_600_000_000
 
 
 def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: float | None, path: Path) -> None:
@@ -29,7 +29,7 @@ def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: floa
     sample = int(table["sample"][0])
     arrays = store.arrays
     events = slice(int(arrays.sample_begin[sample]), int(arrays.sample_end[sample]))
-    hours = (arrays.sample_time[sample] - arrays.time[events]) / _HOUR
+    hours = (arrays.sample_time[sample] - arrays.time[events]) / HOUR
     reach = float(table["hours_before"].max() or 0)  # type: ignore[arg-type]
     oldest = reach + (bin_hours or max(reach * 0.01, 0.1))
     inside = hours <= oldest

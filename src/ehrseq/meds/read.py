@@ -5,6 +5,7 @@ no string is touched a row.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,19 @@ _NO_TIME, _NO_VALUE = np.array(NO_TIME), np.array(np.nan, np.float32)
 _ROWS = 1 << 20
 _TEXT_SEPARATOR = "//"
 T = TypeVar("T", bound=np.generic)
+
+
+@contextmanager
+def refuse_damage(path: Path) -> Iterator[None]:
+    """Name the parquet file where reading it fails.
+
+    Raises:
+        DataError: If what is done inside finds the file missing, cut short or damaged.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ class Shard:
 
     def _columns(self, rows: int) -> Iterator["_Columns"]:
         """The columns, batch by batch."""
-        try:
+        with refuse_damage(self.path):
             footer = pq.read_metadata(self.path)
             names = _check_schema(self.path, footer.schema.to_arrow_schema(), self.text_values)
             texts = [name for name in (schema.CODE, schema.TEXT_VALUE) if name in names]
@@ -107,8 +121,6 @@ class Shard:
                     if batch.num_rows:
                         yield self._convert(batch, start)
                     start += batch.num_rows
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.path} cannot be read as parquet ({error}); is it complete?") from error
 
     def _convert(self, batch: pa.RecordBatch, start: int) -> "_Columns":
         """One batch as numpy arrays."""
@@ -235,11 +247,25 @@ def count_rows(shards: list[Path]) -> list[int]:
     """
     counts = []
     for path in shards:
-        try:
+        with refuse_damage(path):
             counts.append(pq.read_metadata(path).num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
     return counts
+
+
+def read_subjects(path: Path) -> NDArray[np.int64]:
+    """All subjects of a shard, ascending.
+
+    Raises:
+        DataError: If the file cannot be read or is not MEDS.
+    """
+    found = [np.zeros(0, np.int64)]
+    with refuse_damage(path), pq.ParquetFile(path) as file:
+        _check_schema(path, file.schema_arrow, text_values=False)
+        for batch in file.iter_batches(batch_size=_ROWS, columns=[schema.SUBJECT_ID]):
+            if batch.num_rows:
+                # A null is refused, with its row, where the events are read.
+                found.append(_filled(batch.column(0).unique().drop_null().cast(pa.int64()), _NO_TIME))
+    return np.unique(np.concatenate(found))
 
 
 def _check_schema(path: Path, found: pa.Schema, text_values: bool) -> list[str]:

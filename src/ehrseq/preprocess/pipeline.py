@@ -143,9 +143,8 @@ def build_store(
     static = np.concatenate([*statics, np.zeros((len(without), width), np.float32)])
     for name in EVENT_ARRAYS:
         (work / f"{name}.npy").rename(folder / f"{name}.npy")
-    arrays = assemble(
-        labels, splits, subject, end - count, end, static, {name: map_array(folder, name) for name in EVENT_ARRAYS}
-    )
+    mapped = {name: map_array(folder / f"{name}.npy", empty=not starts[-1]) for name in EVENT_ARRAYS}
+    arrays = assemble(labels, splits, subject, end - count, end, static, mapped)
     timed = [entry for entry in preprocessor.entries if not entry.static]
     write_store(
         folder,

@@ -5,15 +5,19 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ehrseq.errors import DataError
+from ehrseq.files import digest_file, digest_files
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 _GZIP, _BLOCK = b"\x1f\x8b", 1 << 20
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
+_STAYS_A_BATCH = 8192
 _BROKEN = (EOFError, OSError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+Stay = tuple[str, int, bytes]  # (name for messages, number, bytes)
 
 
 def is_archive(path: Path) -> bool:
@@ -53,6 +57,46 @@ def read_texts(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
         raise DataError(
             f"{path} cannot be read ({error or type(error).__name__}); is it complete? Download it again"
         ) from error
+
+
+def digest_places(places: Sequence[Path], suffix: str) -> list[str]:
+    """A digest of each of several folders or archives.
+
+    Args:
+        places: Folders or archives.
+        suffix: Files of a folder whose names end otherwise do not count.
+    """
+    return [
+        digest_files(place.glob(f"*{suffix}"), place) if place.is_dir() else digest_file(place)[:16] for place in places
+    ]
+
+
+def read_stays(places: Sequence[Path], suffix: str, number_of: Callable[[str], int | None]) -> Iterator[list[Stay]]:
+    """Stays of one file each, so many at a time that memory stays bounded; see `read_texts`.
+
+    Args:
+        places: Folders or archives.
+        suffix: For example ".txt".
+        number_of: The stay's number from the name of its file; None for a file that is no stay.
+
+    Yields:
+        (name for messages, number, bytes) of each stay.
+
+    Raises:
+        DataError: As `read_texts` does, or `number_of`.
+    """
+    batch: list[Stay] = []
+    for place in places:
+        for name, data in read_texts(place, suffix):
+            number = number_of(name)
+            if number is None:
+                continue
+            batch.append((name, number, data))
+            if len(batch) == _STAYS_A_BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def _is_wanted(name: str, suffix: str) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ehrseq.errors import DataError
+
 Progress = Callable[[int, int], None]  # (done, all), in units of the source's own
 
 
@@ -50,3 +52,37 @@ class Source(ABC):
         Raises:
             DataError: If the input breaks its contract, naming file, row and column.
         """
+
+
+def require_path(path: str | None, what: str) -> Path:
+    """What `source.path` names.
+
+    Args:
+        path: As it was set.
+        what: What it should be, for the message.
+
+    Raises:
+        DataError: If it is not set or does not exist.
+    """
+    found = _require_set(path, what)
+    if not found.exists():
+        raise DataError(f"source.path={found} does not exist")
+    return found
+
+
+def require_folder(path: str | None, what: str) -> Path:
+    """The folder that `source.path` names; see `require_path`.
+
+    Raises:
+        DataError: If it is not set or not a folder.
+    """
+    found = _require_set(path, what)
+    if not found.is_dir():
+        raise DataError(f"source.path={path} is not a folder")
+    return found
+
+
+def _require_set(path: str | None, what: str) -> Path:
+    if not path:
+        raise DataError(f"source.path is not set: give {what}, source.path=...")
+    return Path(path).expanduser()

@@ -17,7 +17,7 @@ from ehrseq.errors import DataError
 from ehrseq.files import digest_files, read_json
 from ehrseq.meds import schema
 from ehrseq.meds.read import is_text, list_shards
-from ehrseq.sources.base import Progress, Source
+from ehrseq.sources.base import Progress, Source, require_folder
 
 _OLDEST = (0, 4)
 
@@ -37,11 +37,7 @@ class MedsSource(Source):
     @cached_property
     def dataset(self) -> Path:
         """The folder, its metadata checked; events are checked when they are read."""
-        if not self.path:
-            raise DataError("source.path is not set: give the folder of the MEDS dataset, source.path=...")
-        root = Path(self.path).expanduser()
-        if not root.is_dir():
-            raise DataError(f"source.path={self.path} is not a folder")
+        root = require_folder(self.path, "the folder of the MEDS dataset")
         list_shards(root)
         _check_dataset_json(root / schema.DATASET_FILE)
         _check_table(root / schema.CODES_FILE, text=("code", "description"), needed=("code",))

@@ -11,8 +11,9 @@ from typing import Any
 
 from ehrseq.errors import DataError
 from ehrseq.files import digest_files
-from ehrseq.sources.base import Progress, Source
-from ehrseq.sources.tables import Lookup, write_metadata, write_tables
+from ehrseq.sources.base import Progress, Source, require_folder
+from ehrseq.sources.tables import write_metadata, write_tables
+from ehrseq.sources.tables_convert import Lookup
 from ehrseq.sources.tables_read import SUFFIXES, column_names
 from ehrseq.sources.tables_spec import Description, LookupSpec, check_description
 
@@ -72,11 +73,7 @@ class OmopSource(Source):
 
     def _open(self) -> tuple[Path, dict[str, list[Path]], list[Path]]:
         """The folder, the files of each table, the files of the vocabulary."""
-        if not self.path:
-            raise DataError("source.path is not set: give the folder of the OMOP tables, source.path=...")
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"source.path={self.path} is not a folder")
+        folder = require_folder(self.path, "the folder of the OMOP tables")
         files = {name: found for name in TABLES if (found := _find(folder, name))}
         if "person" not in files:
             raise DataError(f"{folder} holds no table person (person.csv or person.parquet); is it an OMOP export?")

@@ -8,7 +8,6 @@ The files carry hours since admission and no dates: every stay is laid at `ADMIS
 
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,10 +18,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.errors import DataError
-from ehrseq.files import digest_file, digest_files
+from ehrseq.files import digest_file
 from ehrseq.meds import schema, write
-from ehrseq.sources.archives import is_archive, read_texts
-from ehrseq.sources.base import Progress, Source
+from ehrseq.sources.archives import Stay, digest_places, is_archive, read_stays
+from ehrseq.sources.base import Progress, Source, require_path
 from ehrseq.sources.physionet2012_codes import DESCRIPTORS, GENDERS, ICU_TYPES, VARIABLES
 from ehrseq.sources.physionet2012_outcomes import find_outcomes, read_outcomes
 from ehrseq.sources.physionet2012_rows import check_rows
@@ -33,7 +32,6 @@ TASK = "in_hospital_mortality"
 VERSION = 1  # raised when the same files would give other events
 
 _HEADER = b"Time,Parameter,Value"
-_STAYS_PER_SHARD = 8192
 _OTHER = {"Gender": "Gender//other", "ICUType": "ICUType//other"}
 _BOM = b"\xef\xbb\xbf"
 
@@ -63,14 +61,9 @@ class PhysioNet2012Source(Source):
     def fingerprint(self) -> dict[str, Any]:
         """Digests of the stay files and of the outcomes."""
         places = self._places()
-        digests = []
-        for place in places:
-            if place.is_dir():
-                digests.append(digest_files(place.glob("*.txt"), place))
-            else:
-                digests.append(digest_file(place)[:16])
+        stays = digest_places(places, ".txt")
         outcomes = [digest_file(path)[:16] for path in self._outcomes(places)]
-        return {"adapter": self.name, "version": VERSION, "stays": digests, "outcomes": outcomes}
+        return {"adapter": self.name, "version": VERSION, "stays": stays, "outcomes": outcomes}
 
     def write(self, root: Path, progress: Progress | None = None) -> dict[str, int]:
         """Write the MEDS dataset; see `Source.write`."""
@@ -81,7 +74,7 @@ class PhysioNet2012Source(Source):
         seen: dict[int, str] = {}
         codes: set[str] = set()
         (root / schema.DATA).mkdir()
-        for shard, stays in enumerate(_batches(places)):
+        for shard, stays in enumerate(read_stays(places, ".txt", _record_id)):
             for name, record, _ in stays:
                 if record in seen:
                     raise DataError(f"stay {record} is there twice: {seen[record]} and {name}; remove one of them")
@@ -105,11 +98,7 @@ class PhysioNet2012Source(Source):
 
     def _places(self) -> list[Path]:
         """The folders or archives that hold stay files."""
-        if not self.path:
-            raise DataError("source.path is not set: give the folder or archive of the stay files, source.path=...")
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            raise DataError(f"source.path={path} does not exist")
+        path = require_path(self.path, "the folder or archive of the stay files")
         if not path.is_dir():
             return [path]
         if any(_record_id(file.name) is not None for file in path.iterdir()):
@@ -157,25 +146,7 @@ def _record_id(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-_Stay = tuple[str, int, bytes]
-
-
-def _batches(places: list[Path]) -> Iterator[list[_Stay]]:
-    """The stays, so many at a time that memory stays bounded."""
-    batch: list[_Stay] = []
-    for place in places:
-        for name, data in read_texts(place, ".txt"):
-            record = _record_id(name)
-            if record is not None:
-                batch.append((name, record, data))
-            if len(batch) == _STAYS_PER_SHARD:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
-
-
-def _parse(stays: list[_Stay], counts: dict[str, int]) -> pl.DataFrame:
+def _parse(stays: list[Stay], counts: dict[str, int]) -> pl.DataFrame:
     """All rows of the stays as (record, Time, Parameter, Value), checked.
 
     The bodies are joined and parsed at once, which is many times faster than file by file; where that does not add up,

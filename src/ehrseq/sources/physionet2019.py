@@ -10,7 +10,6 @@ What is written in an hour's row is known at its end, which is when that hour's 
 import io
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,19 +19,16 @@ import numpy as np
 import polars as pl
 
 from ehrseq.errors import DataError
-from ehrseq.files import digest_file, digest_files
 from ehrseq.meds import schema, write
-from ehrseq.sources.archives import is_archive, read_texts
-from ehrseq.sources.base import Progress, Source
+from ehrseq.sources.archives import Stay, digest_places, is_archive, read_stays
+from ehrseq.sources.base import Progress, Source, require_path
 from ehrseq.sources.physionet2019_codes import CATEGORIES, COLUMNS, HOUR, LABEL, MEASURED, NUMBERS
 
 ADMISSION = datetime(2000, 1, 1)
 TASK = "sepsis"
 VERSION = 1  # raised when the same files would give other events
 
-_STAYS_PER_SHARD = 8192
 _SUBJECT = schema.SUBJECT_ID
-_Stay = tuple[str, int, bytes]
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,8 @@ class PhysioNet2019Source(Source):
 
     def fingerprint(self) -> dict[str, Any]:
         """Digests of the stay files."""
-        digests = [
-            digest_files(place.glob("*.psv"), place) if place.is_dir() else digest_file(place)[:16]
-            for place in self._places()
-        ]
-        return {"adapter": self.name, "version": VERSION, "stays": digests, "labelled": self.labelled}
+        stays = digest_places(self._places(), ".psv")
+        return {"adapter": self.name, "version": VERSION, "stays": stays, "labelled": self.labelled}
 
     def write(self, root: Path, progress: Progress | None = None) -> dict[str, int]:
         """Write the MEDS dataset; see `Source.write`."""
@@ -70,7 +63,7 @@ class PhysioNet2019Source(Source):
             counts["positive_labels"] = 0
         (root / schema.DATA).mkdir()
         (root / schema.LABELS / TASK).mkdir(parents=True)
-        for shard, stays in enumerate(_batches(self._places())):
+        for shard, stays in enumerate(read_stays(self._places(), ".psv", _number)):
             for name, subject, _ in stays:
                 if subject in seen:
                     raise DataError(f"stay p{subject:06d} is there twice: {seen[subject]} and {name}; remove one")
@@ -93,11 +86,7 @@ class PhysioNet2019Source(Source):
 
     def _places(self) -> list[Path]:
         """The folders or archives that hold stay files."""
-        if not self.path:
-            raise DataError("source.path is not set: give the folder or archive of the .psv files, source.path=...")
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            raise DataError(f"source.path={path} does not exist")
+        path = require_path(self.path, "the folder or archive of the .psv files")
         if not path.is_dir() or any(path.glob("*.psv")):
             return [path]
         inner = [
@@ -108,23 +97,15 @@ class PhysioNet2019Source(Source):
         return inner
 
 
-def _batches(places: list[Path]) -> Iterator[list[_Stay]]:
-    """The stays, so many at a time that memory stays bounded."""
-    batch: list[_Stay] = []
-    for place in places:
-        for name, data in read_texts(place, ".psv"):
-            match = re.fullmatch(r"p?(\d{1,18})\.psv", re.split(r"[/:]", name)[-1])
-            if match is None:
-                raise DataError(f"{name}: a stay file is named by its number, such as p000001.psv")
-            batch.append((name, int(match[1]), data))
-            if len(batch) == _STAYS_PER_SHARD:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+def _number(name: str) -> int:
+    """The number that a file is named by."""
+    match = re.fullmatch(r"p?(\d{1,18})\.psv", re.split(r"[/:]", name)[-1])
+    if match is None:
+        raise DataError(f"{name}: a stay file is named by its number, such as p000001.psv")
+    return int(match[1])
 
 
-def _parse(stays: list[_Stay], labelled: bool) -> pl.DataFrame:
+def _parse(stays: list[Stay], labelled: bool) -> pl.DataFrame:
     """All hours of the stays, one row each: `subject_id`, `COLUMNS` and, if labelled, the label.
 
     Bodies are joined and parsed at once; where that does not add up, the files are gone through one by one.

@@ -9,12 +9,30 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from ehrseq.errors import DataError, suggest
+from ehrseq.meds.read import refuse_damage
 
 _BLOCK = 1 << 24
 _ROWS = 1 << 20
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".psv": "|"}
 _COMPRESSED = (".gz", ".bz2", ".zst")
 SUFFIXES = (*_SEPARATORS, ".parquet", *(end + more for end in _SEPARATORS for more in _COMPRESSED))
+
+
+def find_files(folder: Path, name: str, pattern: str) -> list[Path]:
+    """The files of a table.
+
+    Raises:
+        DataError: If there are none, or one lies outside the folder.
+    """
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no {pattern} (table {name} of source.description)")
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path} (table {name}) points outside {folder}; put the file there")
+        if not path.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{path} (table {name}) is none of {', '.join(SUFFIXES[:5])}")
+    return found
 
 
 def read_batches(
@@ -49,10 +67,8 @@ def column_names(path: Path, separator: str | None) -> list[str]:
     """
     if path.suffix.lower() != ".parquet":
         return _header(path, separator or _separator(path))
-    try:
+    with refuse_damage(path):
         return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
 
 
 def _separator(path: Path) -> str:
@@ -61,17 +77,14 @@ def _separator(path: Path) -> str:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
-            row = 0
-            for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns)):
-                frame = pl.from_arrow(batch)
-                assert isinstance(frame, pl.DataFrame)
-                yield row, frame.select(columns)
-                row += frame.height
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}); is it complete?") from error
+    with refuse_damage(path), pq.ParquetFile(path) as file:
+        _check_columns(path, file.schema_arrow.names, columns)
+        row = 0
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns)):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            yield row, frame.select(columns)
+            row += frame.height
 
 
 def _read_csv(

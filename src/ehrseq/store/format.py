@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 META = "meta.json"
+HOUR = 3_600_000_000  # microseconds, the unit of all times
 # Types on disk, pinned: another platform reads the same bytes.
 DTYPES: dict[str, str | list[tuple[str, str]]] = {
     "subject_id": "<i8",

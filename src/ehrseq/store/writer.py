@@ -30,13 +30,18 @@ def make_room(folder: Path, events: int) -> bool:
         path = folder / f"{name}.npy"
         header = _header(name, events)
         size = len(header) + events * np.dtype(DTYPES[name]).itemsize
-        if path.exists() and path.stat().st_size == size and path.open("rb").read(len(header)) == header:
+        if path.exists() and path.stat().st_size == size and _begins_with(path, header):
             continue
         there = False
         with path.open("wb") as file:
             file.write(header)
             file.truncate(size)
     return there
+
+
+def _begins_with(path: Path, header: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def _header(name: str, events: int) -> bytes:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ehrseq.errors import DataError
 from ehrseq.files import digest_files
 from ehrseq.meds import schema
-from ehrseq.meds.read import list_shards
+from ehrseq.meds.read import list_shards, read_subjects
 from ehrseq.tasks.labels import Labels, read_label_files
 
 
@@ -38,7 +37,8 @@ class LabelFiles:
         """
         frame = read_label_files(self._paths(), Path(self.path))
         subjects = frame[schema.SUBJECT_ID].unique().to_numpy()
-        unknown = np.setdiff1d(subjects, _subjects(dataset))
+        known = np.concatenate([read_subjects(shard) for shard in list_shards(dataset)])
+        unknown = np.setdiff1d(subjects, known)
         if len(unknown):
             raise DataError(
                 f"{self.path}: {len(unknown)} of {len(subjects)} labelled subjects have no events in {dataset}, the "
@@ -51,13 +51,3 @@ class LabelFiles:
         if not path.exists():
             raise DataError(f"task.labels.path={self.path} does not exist")
         return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-
-
-def _subjects(dataset: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """All subjects with events."""
-    found = [np.zeros(0, np.int64)]
-    for shard in list_shards(dataset):
-        with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(batch_size=1 << 20, columns=[schema.SUBJECT_ID]):
-                found.append(batch.column(0).unique().to_numpy(zero_copy_only=False).astype(np.int64))
-    return np.unique(np.concatenate(found))

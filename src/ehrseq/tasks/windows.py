@@ -16,9 +16,9 @@ import polars as pl
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.meds import schema
 from ehrseq.meds.read import NO_TIME, Shard, list_shards
+from ehrseq.store.format import HOUR
 from ehrseq.tasks.labels import Labels
 
-_HOUR = 3_600_000_000  # microseconds
 _S, _T = schema.SUBJECT_ID, schema.TIME
 _ROLES = ("start", "end", "outcome", "exclude", "death")
 
@@ -142,12 +142,12 @@ class WindowLabels:
 
     def _predictions(self, windows: pl.DataFrame) -> pl.DataFrame:
         """A row a prediction, `at`."""
-        delay = round(self.delay_hours * _HOUR)
+        delay = round(self.delay_hours * HOUR)
         cases = windows.with_columns((pl.col(self.predict) + delay).alias("at"))
         if self.predict == "start":
             cases = cases.filter(pl.col("end").is_null() | (pl.col("at") < pl.col("end")))
         if self.every_hours is not None:
-            step = round(self.every_hours * _HOUR)
+            step = round(self.every_hours * HOUR)
             cases = cases.with_columns(pl.int_ranges(pl.col("at"), pl.col("end"), step).alias("at")).explode(
                 "at", empty_as_null=True
             )
@@ -158,7 +158,7 @@ class WindowLabels:
     ) -> tuple[pl.DataFrame, list[tuple[str, int]]]:
         """Adds `label`."""
         if self.longer_than_hours is not None:
-            limit = round(self.longer_than_hours * _HOUR)
+            limit = round(self.longer_than_hours * HOUR)
             return cases.with_columns((pl.col("end") - pl.col("start") > limit).alias("label")), []
         counted = []
         if self.within == "next_window":
@@ -169,7 +169,7 @@ class WindowLabels:
         elif self.within == "window":
             cases = _after(cases, events["outcome"], "found", "at").with_columns(pl.col("end").alias("until"))
         else:
-            horizon = round((self.horizon_hours or 0) * _HOUR)
+            horizon = round((self.horizon_hours or 0) * HOUR)
             cases = _after(cases, events["outcome"], "found", "at").with_columns(
                 (pl.col("at") + horizon).alias("until")
             )

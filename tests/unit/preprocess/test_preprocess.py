@@ -19,17 +19,7 @@ from ehrseq.workflows.engine import SerialEngine
 
 START = datetime(2020, 1, 1)
 CUT = START + timedelta(hours=10)
-CONFIG = Preprocess(
-    min_subjects=2,
-    fallback="none",
-    unknown="drop",
-    text_values="drop",
-    log="none",
-    normaliser="zscore",
-    clip=2.0,
-    limits=True,
-    repairs=True,
-)
+CONFIG = load_settings(["preprocess.min_subjects=2", "preprocess.log=none", "preprocess.clip=2.0"]).preprocess
 Row = tuple[int, float | None, str, float | None]
 
 EVENTS: list[Row] = [

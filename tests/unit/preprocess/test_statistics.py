@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import QuantileTransformer
 
+from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Preprocess
 from ehrseq.meds import schema, write
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
@@ -23,17 +24,7 @@ from ehrseq.store.search import search_within
 from ehrseq.workflows.engine import SerialEngine
 
 Row = tuple[int, float | None, str, float | None]
-CONFIG = Preprocess(
-    min_subjects=2,
-    fallback="none",
-    unknown="drop",
-    text_values="drop",
-    log="none",
-    normaliser="zscore",
-    clip=None,
-    limits=True,
-    repairs=True,
-)
+CONFIG = load_settings(["preprocess.min_subjects=2", "preprocess.log=none", "preprocess.clip=null"]).preprocess
 
 
 def keep_all(_codes: Any, _number: Any, value: Any) -> Any:

@@ -219,7 +219,17 @@ def float_label(data: Dataset) -> None:
 
 def label_of_a_stranger(data: Dataset) -> None:
     data.labels["subject_id"] = pa.array([*range(SUBJECTS - 1), 4711], pa.int64())
-    data.words = ["task=labels", f"task.labels.path={data.label_file}", "task.name=task"]
+
+
+def label_files(spoil: Callable[[Dataset], None]) -> Callable[[Dataset], None]:
+    """The same fault, met first where labels in files of their own are compared with the events."""
+
+    def spoiled(data: Dataset) -> None:
+        spoil(data)
+        data.words = ["task=labels", f"task.labels.path={data.label_file}", "task.name=task"]
+
+    spoiled.__name__ = f"label_files_{spoil.__name__}"
+    return spoiled
 
 
 def no_outcomes(data: Dataset) -> None:
@@ -279,7 +289,11 @@ FAULTS: list[tuple[Callable[[Dataset], None], str]] = [
     (null_prediction_time, r"0\.parquet, row 6 \(from 0\), column prediction_time: is null"),
     (zoned_label, r"column prediction_time: type Datetime.*MEDS has timestamp"),
     (float_label, r"column boolean_value: type Float32, expected bool"),
-    (label_of_a_stranger, r"1 of 40 labelled subjects have no events in .*, the first is 4711"),
+    (label_files(cut_parquet), r"0\.parquet cannot be read as parquet"),
+    (label_files(not_parquet), r"0\.parquet cannot be read as parquet"),
+    (label_files(old_column), r"column patient_id is of MEDS 0\.3 or older"),
+    (label_files(null_subject), r"0\.parquet, row 4 \(from 0\), column subject_id: is null"),
+    (label_files(label_of_a_stranger), r"1 of 40 labelled subjects have no events in .*, the first is 4711"),
     (no_outcomes, r"the source gives no outcomes to learn from"),
     (one_class, r"has only positive labels"),
     (no_labels, r"labels/task holds no labels"),

@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from ehrseq.errors import EhrseqError
 from ehrseq.store import Arrays, open_store, write_store
 from ehrseq.store.format import pack_events
+from ehrseq.store.writer import make_room
 
 
 @pytest.fixture
@@ -61,3 +63,9 @@ def test_an_empty_store_opens(arrays: Arrays, tmp_path: Path) -> None:
     empty = Arrays(**{item.name: getattr(arrays, item.name)[:0] for item in fields(Arrays)})
     write_store(tmp_path, empty, ["a"], [], [True], [0])
     assert open_store(tmp_path).arrays.time.shape == (0,)
+
+
+def test_room_is_made_once_and_no_file_stays_open(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        assert [make_room(tmp_path, events) for events in (3, 3, 4)] == [False, True, False]
