@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ehrseq.meds.read import count_rows, list_shards
 from ehrseq.preprocess.fit import fit, gather_shard, read_facts
 from ehrseq.preprocess.fitted import Preprocessor
 from ehrseq.preprocess.hierarchy import read_hierarchy
-from ehrseq.preprocess.histories import Subjects
+from ehrseq.preprocess.histories import HistoryReader, Subjects
 from ehrseq.preprocess.samples import assemble
 from ehrseq.preprocess.statistics import merge
 from ehrseq.preprocess.tensorise import REPAIRS, REPORT, merge_reports, tensorise_shard
@@ -29,10 +29,18 @@ from ehrseq.store.writer import PartWriter, make_room, read_part, write_store
 
 T = TypeVar("T")
 R = TypeVar("R")
+# Data of so few events are held in memory between fitting and applying, where one process does both.
+_REMEMBERED = 10_000_000
 
 
 class Engine(Protocol):
-    """Runs a function on many items, in this process or elsewhere."""
+    """Runs a function on many items, in this process or elsewhere.
+
+    Attributes:
+        in_process: Whether it is this process.
+    """
+
+    in_process: bool
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         """The results in the order of the items.
@@ -52,10 +60,12 @@ class FittedDataset:
     Attributes:
         preprocessor: Vocabulary and normaliser.
         events: How many events the histories of each shard hold, by shard.
+        reader: What read them; it may remember them.
     """
 
     preprocessor: Preprocessor
     events: dict[Path, int]
+    reader: HistoryReader
 
 
 def fit_dataset(
@@ -75,15 +85,18 @@ def fit_dataset(
         DataError: If the data are not MEDS, or no timed code is frequent enough.
     """
     subjects = Subjects.of(labels)
-    train = subjects.only(splits.filter(pl.col("split") == schema.TRAIN)[schema.SUBJECT_ID].to_numpy())
+    train = subjects.among(splits.filter(pl.col("split") == schema.TRAIN)[schema.SUBJECT_ID].to_numpy())
     shards = list_shards(dataset)
     facts = read_facts(dataset, config)
     rows = count_rows(shards)
-    gather = partial(gather_shard, subjects=subjects, train=train, facts=facts, config=config, rows=sum(rows))
+    remembers = engine.in_process and sum(rows) <= _REMEMBERED
+    reader = HistoryReader(subjects, config.text_values == "categories", remembers)
+    gather = partial(gather_shard, reader=reader, train=train, facts=facts, config=config, rows=sum(rows))
     results = list(engine.map(gather, shards, "fit"))
     statistics = merge([part for part, _ in results])
-    preprocessor = fit(statistics, read_hierarchy(dataset, config.fallback), facts, len(train.subject), config)
-    return FittedDataset(preprocessor, dict(zip(shards, (events for _, events in results), strict=True)))
+    preprocessor = fit(statistics, read_hierarchy(dataset, config.fallback), facts, len(train), config)
+    events = dict(zip(shards, (count for _, count in results), strict=True))
+    return FittedDataset(preprocessor, events, reader)
 
 
 def build_store(
@@ -94,7 +107,7 @@ def build_store(
     folder: Path,
     work: Path,
     engine: Engine,
-    events: Mapping[Path, int] | None = None,
+    fitted: FittedDataset | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Apply a fitted preprocessing to a dataset and write the store.
 
@@ -107,7 +120,7 @@ def build_store(
         work: A folder on the same disk, where the shards are written. Shards that are finished there are not done
             again: give the same folder after an interruption, and only then.
         engine: Who does the work.
-        events: At most how many events each shard's histories hold; None: as many as it has rows.
+        fitted: From `fit_dataset` on the same data; None where it was fitted on others.
 
     Returns:
         The report, a row a code: what was kept, repaired, dropped, clipped; and other counts.
@@ -117,7 +130,8 @@ def build_store(
     """
     subjects = Subjects.of(labels)
     shards = list_shards(dataset)
-    room = [events[shard] for shard in shards] if events is not None else count_rows(shards)
+    room = [fitted.events[shard] for shard in shards] if fitted else count_rows(shards)
+    reader = fitted.reader if fitted else HistoryReader(subjects, preprocessor.text_values)
     starts = np.append(0, np.cumsum(room))
     work.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(work)
@@ -127,7 +141,7 @@ def build_store(
                 shutil.rmtree(stale)
     items = [(shard, int(start)) for shard, start in zip(shards, starts, strict=False)]
     write = partial(
-        _write, dataset=dataset, work=work, events=int(starts[-1]), subjects=subjects, preprocessor=preprocessor
+        _write, dataset=dataset, work=work, events=int(starts[-1]), reader=reader, preprocessor=preprocessor
     )
     parts = [read_part(part) for part in engine.map(write, items, "tensorise")]
     _check_apart(shards, [part.subject for part in parts])
@@ -165,14 +179,14 @@ def build_store(
 
 
 def _write(
-    item: tuple[Path, int], dataset: Path, work: Path, events: int, subjects: Subjects, preprocessor: Preprocessor
+    item: tuple[Path, int], dataset: Path, work: Path, events: int, reader: HistoryReader, preprocessor: Preprocessor
 ) -> Path:
     """Write a shard where it is not finished."""
     shard, start = item
     target = work / hashlib.sha256(shard.relative_to(dataset).as_posix().encode()).hexdigest()[:16]
     if not target.is_dir():
         with atomic_folder(target) as folder:
-            tensorise_shard(shard, PartWriter(work, folder, events, start), subjects, preprocessor)
+            tensorise_shard(shard, reader, PartWriter(work, folder, events, start), preprocessor)
     return target
 
 

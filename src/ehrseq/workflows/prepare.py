@@ -152,7 +152,7 @@ def _write_store(
         ):
             fitted = fit_dataset(prepared.dataset, labels.frame, splits, settings.preprocess, engine)
             report, counts = build_store(
-                prepared.dataset, labels.frame, splits, fitted.preprocessor, store, work, engine, fitted.events
+                prepared.dataset, labels.frame, splits, fitted.preprocessor, store, work, engine, fitted
             )
         write_json(store / PREPROCESSOR, fitted.preprocessor.to_json())
         splits.write_parquet(store / SPLITS)
