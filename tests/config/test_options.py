@@ -25,14 +25,14 @@ from ehrseq.workflows.build import build_model, build_optimizer, build_source, r
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 # Arguments that are counted from the data, not configured.
-COUNTED = {"num_features", "num_statics", "num_codes", "input_size", "bidirectional of pooling"}
+COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", "bidirectional of pooling"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
 def test_option_composes_and_builds(group: str, option: str) -> None:
     settings = load_settings([f"{group}={option}"])
     assert isinstance(build_source(settings.source), Source)
-    model = build_model(settings.model, num_features=7, num_statics=3)
+    model = build_model(settings.model, settings.task.target, settings.loss, num_features=7, num_statics=3)
     optimizer = build_optimizer(settings.optim)(model.parameters())
     assert sum(len(part["params"]) for part in optimizer.param_groups) == len(list(model.parameters()))
 
@@ -125,7 +125,7 @@ def test_what_a_target_resolves_to_is_looked_at(target: str) -> None:
 def test_a_class_of_the_wrong_kind_is_refused() -> None:
     settings = load_settings(["model.encoder._target_=torch.nn.Identity"])
     with pytest.raises(ConfigError, match=r"model\.encoder: torch\.nn\.Identity is not a Encoder"):
-        build_model(settings.model, 3, 1)
+        build_model(settings.model, settings.task.target, settings.loss, 3, 1)
 
 
 def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

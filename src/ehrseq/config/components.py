@@ -181,8 +181,8 @@ class AttentionPooling(Component):
     with_max: bool = False
 
 
-class BinaryHead(Component):
-    """Arguments of the binary head."""
+class Head(Component):
+    """Arguments of the head."""
 
     hidden_size: PositiveInt | None = None
     dropout: Probability = 0.0
@@ -224,7 +224,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
-    "ehrseq.nn.BinaryHead": BinaryHead,
+    "ehrseq.nn.Head": Head,
     "ehrseq.nn.SummaryShortcut": SummaryShortcut,
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": Adam,

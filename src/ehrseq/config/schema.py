@@ -4,37 +4,24 @@ Values come from the YAML files in `conf/`; this module holds no defaults of its
 look.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ehrseq.config.components import AnyComponent
-from ehrseq.files import digest_json
+from ehrseq.config.section import Section
+from ehrseq.config.targets import WATCHED, Target
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 SplitName = Literal["train", "tuning", "held_out"]
 
 
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def plain(self) -> dict[str, Any]:
-        """The section as plain JSON types, under the names that the YAML uses."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def digest(self) -> str:
-        """A digest of all values in the section."""
-        return digest_json(self.plain())
-
-
 class Task(Section):
-    """What is predicted: the labels' name and target type, and where they come from (null: the source gives them)."""
+    """What is predicted: the labels' name, the kind of outcome, where they come from (null: the source gives them)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-    target: Literal["binary"]
+    target: Target
     labels: AnyComponent | None
 
 
@@ -121,7 +108,7 @@ RepresentationConfig = Annotated[GridConfig | TimepointsConfig | EventsConfig, F
 
 
 class Model(Section):
-    """The blocks of the network, built in this order: steps in, one logit out."""
+    """The blocks of the network, built in this order: steps in, the outputs that the target needs out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     embedding: AnyComponent
@@ -132,13 +119,21 @@ class Model(Section):
 
 
 class Optim(Section):
-    """Optimiser, learning-rate schedule, weight of the positive class."""
+    """Optimiser, learning-rate schedule, averaging of the weights."""
 
     optimizer: AnyComponent
     schedule: Literal["cosine", "plateau", "constant"]
     warmup_epochs: NonNegativeInt
-    class_weight: Literal["none", "balanced"] | PositiveFloat
     weight_averaging: Share | None
+
+
+class Loss(Section):
+    """How errors count: for rare outcomes, and against overconfidence."""
+
+    class_weight: Literal["none", "balanced"] | PositiveFloat
+    focal: NonNegativeFloat
+    logit_adjustment: NonNegativeFloat
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Trainer(Section):
@@ -149,7 +144,7 @@ class Trainer(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_epochs: PositiveInt
     patience: PositiveInt | None
-    monitor: Literal["tuning/auroc", "tuning/auprc", "tuning/loss"]
+    monitor: Annotated[str, Field(pattern=r"^tuning/[a-z_0-9]+$")]
     gradient_clip: PositiveFloat | None
     deterministic: bool
     progress: Literal["auto"] | bool
@@ -213,6 +208,7 @@ class Settings(Section):
     representation: RepresentationConfig
     model: Model
     optim: Optim
+    loss: Loss
     trainer: Trainer
     tracking: Tracking
     explain: Explain
@@ -227,3 +223,11 @@ class Settings(Section):
     run: str | None
     output: str | None
     force: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        kind = self.task.target.kind
+        allowed = ["tuning/loss", *(f"tuning/{name}" for name in WATCHED[kind])]
+        if self.trainer.monitor not in allowed:
+            raise ValueError(f"trainer.monitor={self.trainer.monitor}: a {kind} target has {', '.join(allowed)}")
+        return self

@@ -11,14 +11,17 @@ from ehrseq.metrics.binary import (
     roc_curve,
 )
 from ehrseq.metrics.intervals import Estimate, evaluate_binary
+from ehrseq.metrics.outcomes import HEADLINE, evaluate_predictions
 
 __all__ = [
+    "HEADLINE",
     "Estimate",
     "auroc",
     "average_precision",
     "brier",
     "ece",
     "evaluate_binary",
+    "evaluate_predictions",
     "log_loss",
     "precision_recall_curve",
     "reliability_curve",

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
-from ehrseq.nn.heads import BinaryHead
+from ehrseq.nn.heads import Head
+from ehrseq.nn.objectives import Objective
 from ehrseq.nn.pooling import Pooling
 from ehrseq.nn.shortcut import SummaryShortcut
 
@@ -28,26 +29,27 @@ class Prediction(NamedTuple):
     """What the net says about each history.
 
     Attributes:
-        logits: Logits of the positive class, (B,).
+        output: What the objective makes predictions of, (B, O).
         attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T); None where the pooling gives
             none.
         hidden: Hidden states, exactly 0 on padding, (B, T, H).
     """
 
-    logits: Tensor
+    output: Tensor
     attention: Tensor | None
     hidden: Tensor
 
 
 class SequenceModel(nn.Module):
-    """Predict from event sequences: embedding, encoder, pooling, head.
+    """Predict from event sequences: embedding, encoder, pooling, head, objective.
 
     Args:
         embedding: Inputs to steps, (B, T, D).
         encoder: Steps to hidden states, (B, T, H).
         pooling: Hidden states to vectors, (B, H'), and weights, (B, T).
-        head: Vectors to logits, (B,).
-        shortcut: Inputs to a logit that is added, (B,); none by default.
+        head: Vectors to outputs, (B, O).
+        objective: Outputs to loss and predictions.
+        shortcut: Inputs to outputs that are added, (B, O); none by default.
 
     Raises:
         ConfigError: If the blocks do not fit each other.
@@ -58,7 +60,8 @@ class SequenceModel(nn.Module):
         embedding: Embedding,
         encoder: Encoder,
         pooling: Pooling,
-        head: BinaryHead,
+        head: Head,
+        objective: Objective,
         shortcut: SummaryShortcut | None = None,
     ) -> None:
         super().__init__()
@@ -66,10 +69,12 @@ class SequenceModel(nn.Module):
         _check_fit("pooling.input_size", pooling.input_size, encoder.output_size)
         _check_fit("pooling.bidirectional", pooling.bidirectional, encoder.bidirectional)
         _check_fit("head.input_size", head.input_size, pooling.output_size)
+        _check_fit("head.outputs", head.outputs, objective.outputs)
         self.embedding = embedding
         self.encoder = encoder
         self.pooling = pooling
         self.head = head
+        self.objective = objective
         self.shortcut = shortcut
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
@@ -79,15 +84,15 @@ class SequenceModel(nn.Module):
             inputs: B histories.
 
         Returns:
-            Logits (B,), attention (B, T) or None, hidden states (B, T, H).
+            Outputs (B, O), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         pooled = self.pooling(hidden, inputs.lengths)
-        logits: Tensor = self.head(pooled.vector, inputs.statics)
+        output: Tensor = self.head(pooled.vector, inputs.statics)
         if self.shortcut is not None:
-            logits = logits + self.shortcut(**_read(inputs, self.shortcut.reads))
-        return Prediction(logits, pooled.weights, hidden)
+            output = output + self.shortcut(**_read(inputs, self.shortcut.reads))
+        return Prediction(output, pooled.weights, hidden)
 
 
 def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:

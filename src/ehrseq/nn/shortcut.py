@@ -1,4 +1,4 @@
-"""A shortcut from the inputs to the logit, beside the recurrent way."""
+"""A shortcut from the inputs to the outputs, beside the recurrent way."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from ehrseq.nn.masking import last_state, step_mask
 
 
 class SummaryShortcut(nn.Module):
-    """A small network on a summary of each feature over the whole history, whose logit is added to the recurrent one.
+    """A small network on a summary of each feature over the whole history; its outputs are added to the recurrent ones.
 
     The summary of a feature is its mean, last, largest and smallest filled value and log(1 + how often it was
     observed). With few histories a recurrent net spends them on finding just these again; given them, it learns what
@@ -17,6 +17,7 @@ class SummaryShortcut(nn.Module):
     Args:
         num_features: F, the number of features of the grid.
         num_statics: S, the number of static features.
+        outputs: O, as many as the head has.
         hidden_size: Size of the hidden ReLU layer.
         input_dropout: Dropout probability of the summary.
         dropout: Dropout probability of the hidden layer.
@@ -31,6 +32,7 @@ class SummaryShortcut(nn.Module):
         self,
         num_features: int,
         num_statics: int,
+        outputs: int = 1,
         hidden_size: int = 32,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
@@ -42,11 +44,11 @@ class SummaryShortcut(nn.Module):
             nn.Linear(size, check_count("hidden_size", hidden_size)),
             nn.ReLU(),
             nn.Dropout(check_probability("dropout", dropout)),
-            nn.Linear(hidden_size, 1, bias=False),
+            nn.Linear(hidden_size, check_count("outputs", outputs), bias=False),
         )
 
     def forward(self, values: Tensor, observed: Tensor, statics: Tensor, lengths: Tensor) -> Tensor:
-        """The shortcut's part of the logits.
+        """The shortcut's part of the outputs.
 
         Args:
             values: Normalised values with the gaps filled, (B, T, F).
@@ -55,7 +57,7 @@ class SummaryShortcut(nn.Module):
             lengths: Number of real steps of each history, (B,).
 
         Returns:
-            (B,).
+            (B, O).
         """
         real = step_mask(lengths, values.shape[1]).unsqueeze(-1)
         steps = lengths.clamp(min=1).unsqueeze(-1).to(values.dtype)
@@ -71,5 +73,5 @@ class SummaryShortcut(nn.Module):
             ],
             dim=-1,
         )
-        logits: Tensor = self.layers(summary)
-        return logits.squeeze(-1)
+        output: Tensor = self.layers(summary)
+        return output

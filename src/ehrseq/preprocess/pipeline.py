@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
@@ -108,6 +109,8 @@ def build_store(
     work: Path,
     engine: Engine,
     fitted: FittedDataset | None = None,
+    outcomes: NDArray[np.float32] | None = None,
+    **meta: Any,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Apply a fitted preprocessing to a dataset and write the store.
 
@@ -121,6 +124,8 @@ def build_store(
             again: give the same folder after an interruption, and only then.
         engine: Who does the work.
         fitted: From `fit_dataset` on the same data; None where it was fitted on others.
+        outcomes: (M, L) of the labels; None for prediction.
+        **meta: Plain JSON to keep in the store's `meta.json`.
 
     Returns:
         The report, a row a code: what was kept, repaired, dropped, clipped; and other counts.
@@ -158,7 +163,8 @@ def build_store(
     for name in EVENT_ARRAYS:
         (work / f"{name}.npy").rename(folder / f"{name}.npy")
     mapped = {name: map_array(folder / f"{name}.npy", empty=not starts[-1]) for name in EVENT_ARRAYS}
-    arrays = assemble(labels, splits, subject, end - count, end, static, mapped)
+    outcomes = np.zeros((labels.height, 0), np.float32) if outcomes is None else outcomes
+    arrays = assemble(labels, splits, subject, end - count, end, static, mapped, outcomes)
     timed = [entry for entry in preprocessor.entries if not entry.static]
     write_store(
         folder,
@@ -167,6 +173,7 @@ def build_store(
         preprocessor.static_features,
         [entry.numeric for entry in timed],
         [entry.subjects for entry in timed],
+        **meta,
     )
     report = merge_reports([pl.read_parquet(part.folder / REPORT) for part in parts])
     counts = {

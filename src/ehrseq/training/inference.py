@@ -18,11 +18,11 @@ class Scores:
 
     Attributes:
         samples: (M,) sample numbers, ascending.
-        probability: (M,) float64.
+        prediction: (M, P) float64, see `ehrseq.config.targets.prediction_names`.
     """
 
     samples: NDArray[np.int64]
-    probability: NDArray[np.float64]
+    prediction: NDArray[np.float64]
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -50,10 +50,10 @@ def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch
         loader: Batches in any order.
         device: Where to run.
     """
-    samples, probability = [], []
+    samples, predicted = [], []
     for batch, prediction in predictions(model, loader, device):
         samples.append(batch.samples.cpu().numpy())
-        probability.append(torch.sigmoid(prediction.logits.double()).cpu().numpy())
+        predicted.append(model.objective.predict(prediction.output.double()).cpu().numpy())
     all_samples = np.concatenate(samples)
     order = np.argsort(all_samples)
-    return Scores(all_samples[order], np.concatenate(probability)[order])
+    return Scores(all_samples[order], np.concatenate(predicted)[order])

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ehrseq.config.schema import Optim, Settings
+from ehrseq.config.schema import Settings
+from ehrseq.config.targets import read_target
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_model, build_optimizer
 
@@ -39,21 +37,25 @@ def learn(
     import pytorch_lightning as lightning
 
     from ehrseq.data import HistoryDataset, represent
+    from ehrseq.metrics.streaming import WatchedMetrics
     from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
-    from ehrseq.training.module import SequenceClassifier
+    from ehrseq.training.module import SequenceModule
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     representation = represent(store, settings.representation)
     cache = settings.loader.cache_gib / 2
     train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
-    model: SequenceModel = build_model(settings.model, len(representation.names), len(store.statics))
-    module = SequenceClassifier(
+    target = read_target(store.meta["target"])
+    sizes = len(representation.names), len(store.statics)
+    model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
+    model.objective.fit(train.targets())
+    module = SequenceModule(
         model,
         build_optimizer(settings.optim),
         settings.optim.schedule,
         settings.optim.warmup_epochs,
-        positive_weight(settings.optim, train.targets()),
+        WatchedMetrics(target, "tuning/"),
     )
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
     fitted = fit(
@@ -68,12 +70,3 @@ def learn(
     )
     model.load_state_dict(fitted.weights)
     return model.cpu().eval(), fitted
-
-
-def positive_weight(config: Optim, targets: NDArray[np.float32]) -> float:
-    """Weight of a positive in the loss: 1, what balances the classes of `train`, or the number given."""
-    if config.class_weight == "none":
-        return 1.0
-    if config.class_weight == "balanced":
-        return float((targets == 0).sum() / (targets == 1).sum())
-    return float(config.class_weight)

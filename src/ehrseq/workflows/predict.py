@@ -39,12 +39,12 @@ class Predicted:
 
 
 def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
-    """Write one probability for each history of a source.
+    """Write the predictions of each history of a source.
 
     Args:
         settings: `source`, `loader` and `trainer.accelerator` are used; everything else comes from the run.
         trained: The run.
-        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time`, `probability`.
+        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time` and the predictions.
 
     Raises:
         ConfigError: If the output has another suffix.
@@ -75,7 +75,7 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
         store = open_store(folder / "store")
         scores = _score(store, settings, trained)
         with atomic_file(output) as staging:
-            writer(prediction_frame(store, scores.samples, scores.probability), staging)
+            writer(prediction_frame(store, trained.target(), scores.samples, scores.prediction), staging)
     return Predicted(output, len(scores.samples))
 
 

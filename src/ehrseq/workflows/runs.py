@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Settings
+from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
 from ehrseq.preprocess import Preprocessor
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
 
 TRAIN, EVALUATE, EXPLAIN, AUDIT = "train", "evaluate", "explain", "audit"
-CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+CONFIG, TARGET, WEIGHTS = "config.yaml", "target.json", "model.safetensors"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """What determines a training: the store and every setting that touches the weights."""
-    parts = (settings.representation, settings.model, settings.optim, settings.trainer, settings.loader)
+    parts = (settings.representation, settings.model, settings.optim, settings.loss, settings.trainer, settings.loader)
     plain = [part.plain() for part in parts]
-    plain[3].pop("progress")
+    plain[4].pop("progress")
     return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
 
 
@@ -59,6 +60,10 @@ class TrainedRun:
         """The preprocessing that was fitted for this run."""
         return Preprocessor.from_json(read_json(self.folder / TRAIN / PREPROCESSOR))
 
+    def target(self) -> Target:
+        """What it predicts, with the classes or labels that were found."""
+        return read_target(read_json(self.folder / TRAIN / TARGET))
+
     def model(self) -> "SequenceModel":
         """The network with its best weights."""
         from safetensors.torch import load_file
@@ -66,6 +71,8 @@ class TrainedRun:
         preprocessor = self.preprocessor()
         model: SequenceModel = build_model(
             self.settings.model,
+            self.target(),
+            self.settings.loss,
             self.settings.representation.inputs_of(len(preprocessor.codes)),
             len(preprocessor.static_features),
         )

@@ -13,7 +13,7 @@ from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.runs import CONFIG, TRAIN, WEIGHTS, TrainedRun, open_run, train_key
+from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, WEIGHTS, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
 
@@ -55,6 +55,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         model, fitted = learn(settings, prepared.open(), staging / "checkpoints", sink, say)
         save_file(model.state_dict(), staging / WEIGHTS)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
+        write_json(staging / TARGET, prepared.target().plain())
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
