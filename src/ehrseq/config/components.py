@@ -168,6 +168,13 @@ class RecurrentEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class RetainEncoder(Component):
+    """Arguments of RETAIN."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -220,8 +227,10 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.RetainEncoder": RetainEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
+    "ehrseq.nn.SumPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
     "ehrseq.nn.BinaryHead": BinaryHead,

@@ -1,16 +1,18 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
+from ehrseq.nn.additive import Contributions, contributions
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RetainEncoder
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
-from ehrseq.nn.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooled, Pooling
+from ehrseq.nn.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooled, Pooling, SumPooling
 from ehrseq.nn.shortcut import SummaryShortcut
 
 __all__ = [
     "AttentionPooling",
     "BinaryHead",
+    "Contributions",
     "Embedding",
     "Encoder",
     "EventEmbedding",
@@ -24,10 +26,13 @@ __all__ = [
     "Pooling",
     "Prediction",
     "RecurrentEncoder",
+    "RetainEncoder",
     "SequenceInputs",
     "SequenceModel",
+    "SumPooling",
     "SummaryShortcut",
     "TimepointEmbedding",
+    "contributions",
     "last_state",
     "masked_softmax",
     "reverse_by_length",

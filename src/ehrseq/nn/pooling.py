@@ -91,6 +91,16 @@ class MeanPooling(Pooling):
         return Pooled(_weighted_sum(weights, hidden), weights)
 
 
+class SumPooling(Pooling):
+    """The sum of the real steps, for encoders that weigh their steps themselves; no weights of its own."""
+
+    gives_attention = False
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
+        """Pool each history: (B, T, H) and (B,) to (B, H) and None."""
+        return Pooled(_weighted_sum(step_mask(lengths, hidden.shape[1]), hidden), None)
+
+
 class MaxPooling(Pooling):
     """The largest value of each hidden unit over the real steps; no weights, as each unit has a step of its own."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ehrseq.errors import ConfigError
-from ehrseq.nn import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooling
+from ehrseq.nn import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooling, SumPooling
 
 H = 6
 LENGTHS = [4, 1, 6, 2]
@@ -16,6 +16,7 @@ POOLINGS: dict[str, tuple[type[Pooling], dict[str, Any]]] = {
     "last": (LastPooling, {}),
     "last-two-directions": (LastPooling, {"bidirectional": True}),
     "mean": (MeanPooling, {}),
+    "sum": (SumPooling, {}),
     "max": (MaxPooling, {}),
     "attention": (AttentionPooling, {}),
     "attention-context-only": (AttentionPooling, {"with_last": False}),
@@ -69,6 +70,8 @@ def pool_by_loop(pooling: Pooling, steps: list[list[float]]) -> tuple[list[float
         return last, weights
     if isinstance(pooling, MaxPooling):
         return largest, None
+    if isinstance(pooling, SumPooling):
+        return [sum(step[unit] for step in steps) for unit in range(H)], None
     weights = [1 / len(steps)] * len(steps)
     if isinstance(pooling, AttentionPooling):
         weights = attend_by_loop(pooling, steps)
@@ -92,7 +95,7 @@ def test_poolings_equal_plain_loops(name: str) -> None:
             assert weights[row].tolist() == pytest.approx(expected_weights + [0.0] * (6 - length), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in POOLINGS if name != "max"])
+@pytest.mark.parametrize("name", [name for name, (kind, _) in POOLINGS.items() if kind.gives_attention])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_weights_sum_to_one_and_are_exactly_zero_on_padding(name: str, dtype: torch.dtype) -> None:
     pooling = build(name, dtype)

@@ -2,5 +2,6 @@
 
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.retain import RetainEncoder
 
-__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RecurrentEncoder"]
+__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RecurrentEncoder", "RetainEncoder"]
