@@ -188,6 +188,14 @@ class AttentionPooling(Component):
     with_max: bool = False
 
 
+class MultiHeadAttentionPooling(Component):
+    """Arguments of scaled dot-product attention."""
+
+    num_heads: PositiveInt = 4
+    head_size: PositiveInt = 16
+    query: Literal["learned", "last"] = "last"
+
+
 class BinaryHead(Component):
     """Arguments of the binary head."""
 
@@ -233,6 +241,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.SumPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
+    "ehrseq.nn.MultiHeadAttentionPooling": MultiHeadAttentionPooling,
     "ehrseq.nn.BinaryHead": BinaryHead,
     "ehrseq.nn.SummaryShortcut": SummaryShortcut,
     "torch.optim.Adam": Adam,

@@ -6,7 +6,16 @@ from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncode
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
-from ehrseq.nn.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooled, Pooling, SumPooling
+from ehrseq.nn.pooling import (
+    AttentionPooling,
+    LastPooling,
+    MaxPooling,
+    MeanPooling,
+    MultiHeadAttentionPooling,
+    Pooled,
+    Pooling,
+    SumPooling,
+)
 from ehrseq.nn.shortcut import SummaryShortcut
 
 __all__ = [
@@ -22,6 +31,7 @@ __all__ = [
     "LastPooling",
     "MaxPooling",
     "MeanPooling",
+    "MultiHeadAttentionPooling",
     "Pooled",
     "Pooling",
     "Prediction",

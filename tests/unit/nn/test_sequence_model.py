@@ -18,6 +18,7 @@ from ehrseq.nn import (
     LSTMEncoder,
     MaxPooling,
     MeanPooling,
+    MultiHeadAttentionPooling,
     Pooling,
     Prediction,
     RecurrentEncoder,
@@ -36,6 +37,7 @@ POOLINGS: list[tuple[type[Pooling], dict[str, Any]]] = [
     (MaxPooling, {}),
     (AttentionPooling, {"query": "last", "with_last": True}),
     (AttentionPooling, {"query": "learned", "with_last": False, "with_max": True}),
+    (MultiHeadAttentionPooling, {"num_heads": 2}),
 ]
 
 
