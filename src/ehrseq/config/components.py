@@ -168,6 +168,18 @@ class RecurrentEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class ChannelwiseLSTMEncoder(Component):
+    """Arguments of the channel-wise LSTM that are not counted from the data."""
+
+    channel_size: PositiveInt = 8
+    bidirectional_channels: bool = True
+    hours_since: bool = False
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
 class RetainEncoder(Component):
     """Arguments of RETAIN."""
 
@@ -236,6 +248,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.RetainEncoder": RetainEncoder,
+    "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": PlainPooling,

@@ -2,7 +2,7 @@
 
 from ehrseq.nn.additive import Contributions, contributions
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RetainEncoder
+from ehrseq.nn.encoders import ChannelwiseLSTMEncoder, Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RetainEncoder
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -21,6 +21,7 @@ from ehrseq.nn.shortcut import SummaryShortcut
 __all__ = [
     "AttentionPooling",
     "BinaryHead",
+    "ChannelwiseLSTMEncoder",
     "Contributions",
     "Embedding",
     "Encoder",

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ehrseq.nn import Encoder, RetainEncoder
+from ehrseq.nn import ChannelwiseLSTMEncoder, Encoder, RetainEncoder
 
 F, D, H, T = 3, 5, 4, 9
 LENGTHS = torch.tensor([3, 9, 1, 6, 9])
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "retain": lambda: RetainEncoder(D, H),
+    "channelwise": lambda: ChannelwiseLSTMEncoder(D, F, 2, hours_since=True, hidden_size=H),
+    "channelwise-causal": lambda: ChannelwiseLSTMEncoder(D, F, 2, False, hours_since=True, hidden_size=H),
 }
 
 
