@@ -180,6 +180,18 @@ class ChannelwiseLSTMEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class ConvLSTMEncoder(Component):
+    """Arguments of convolutions before an LSTM."""
+
+    channels: PositiveInt = 64
+    kernel_size: PositiveInt = 3
+    num_conv_layers: PositiveInt = 2
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    conv_dropout: Probability = 0.0
+
+
 class RetainEncoder(Component):
     """Arguments of RETAIN."""
 
@@ -249,6 +261,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.RetainEncoder": RetainEncoder,
     "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
+    "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": PlainPooling,

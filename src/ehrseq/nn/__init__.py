@@ -2,7 +2,15 @@
 
 from ehrseq.nn.additive import Contributions, contributions
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import ChannelwiseLSTMEncoder, Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RetainEncoder
+from ehrseq.nn.encoders import (
+    ChannelwiseLSTMEncoder,
+    ConvLSTMEncoder,
+    Encoder,
+    GRUEncoder,
+    LSTMEncoder,
+    RecurrentEncoder,
+    RetainEncoder,
+)
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -23,6 +31,7 @@ __all__ = [
     "BinaryHead",
     "ChannelwiseLSTMEncoder",
     "Contributions",
+    "ConvLSTMEncoder",
     "Embedding",
     "Encoder",
     "EventEmbedding",

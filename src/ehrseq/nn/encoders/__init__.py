@@ -2,7 +2,16 @@
 
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.channelwise import ChannelwiseLSTMEncoder
+from ehrseq.nn.encoders.conv import ConvLSTMEncoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
 from ehrseq.nn.encoders.retain import RetainEncoder
 
-__all__ = ["ChannelwiseLSTMEncoder", "Encoder", "GRUEncoder", "LSTMEncoder", "RecurrentEncoder", "RetainEncoder"]
+__all__ = [
+    "ChannelwiseLSTMEncoder",
+    "ConvLSTMEncoder",
+    "Encoder",
+    "GRUEncoder",
+    "LSTMEncoder",
+    "RecurrentEncoder",
+    "RetainEncoder",
+]

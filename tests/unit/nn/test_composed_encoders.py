@@ -1,4 +1,4 @@
-"""What every encoder of another kind than a plain recurrent net promises: padding, company and the future."""
+"""What encoders made of several nets promise: padding, company and order change nothing, nor does the future."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ehrseq.nn import ChannelwiseLSTMEncoder, Encoder, RetainEncoder
+from ehrseq.nn import ChannelwiseLSTMEncoder, ConvLSTMEncoder, Encoder, RetainEncoder
 
 F, D, H, T = 3, 5, 4, 9
 LENGTHS = torch.tensor([3, 9, 1, 6, 9])
@@ -14,6 +14,8 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "retain": lambda: RetainEncoder(D, H),
     "channelwise": lambda: ChannelwiseLSTMEncoder(D, F, 2, hours_since=True, hidden_size=H),
     "channelwise-causal": lambda: ChannelwiseLSTMEncoder(D, F, 2, False, hours_since=True, hidden_size=H),
+    "conv": lambda: ConvLSTMEncoder(D, 6, num_conv_layers=3, hidden_size=H),
+    "conv-of-the-input-size": lambda: ConvLSTMEncoder(D, D, kernel_size=2, hidden_size=H, num_layers=2),
 }
 
 
