@@ -168,6 +168,37 @@ class RecurrentEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class ChannelwiseLSTMEncoder(Component):
+    """Arguments of the channel-wise LSTM that are not counted from the data."""
+
+    channel_size: PositiveInt = 8
+    bidirectional_channels: bool = True
+    hours_since: bool = False
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
+class ConvLSTMEncoder(Component):
+    """Arguments of convolutions before an LSTM."""
+
+    channels: PositiveInt = 64
+    kernel_size: PositiveInt = 3
+    num_conv_layers: PositiveInt = 2
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    conv_dropout: Probability = 0.0
+
+
+class RetainEncoder(Component):
+    """Arguments of RETAIN."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -179,6 +210,14 @@ class AttentionPooling(Component):
     query: Literal["learned", "last"] = "last"
     with_last: bool = True
     with_max: bool = False
+
+
+class MultiHeadAttentionPooling(Component):
+    """Arguments of scaled dot-product attention."""
+
+    num_heads: PositiveInt = 4
+    head_size: PositiveInt = 16
+    query: Literal["learned", "last"] = "last"
 
 
 class Head(Component):
@@ -220,11 +259,16 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.RetainEncoder": RetainEncoder,
+    "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
+    "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
+    "ehrseq.nn.SumPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
     "ehrseq.nn.Head": Head,
+    "ehrseq.nn.MultiHeadAttentionPooling": MultiHeadAttentionPooling,
     "ehrseq.nn.SummaryShortcut": SummaryShortcut,
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": Adam,

@@ -41,6 +41,12 @@ class Head(nn.Module):
             size = hidden_size
         self.layers = nn.Sequential(*layers, nn.Linear(size, outputs))
 
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The only layer, which reads [pooled, statics], or None if there is a hidden one."""
+        last = self.layers[-1]
+        return last if len(self.layers) == 2 and isinstance(last, nn.Linear) else None
+
     def forward(self, pooled: Tensor, statics: Tensor) -> Tensor:
         """Predict.
 

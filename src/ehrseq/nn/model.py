@@ -30,8 +30,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         output: What the objective makes predictions of, (B, O).
-        attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T); None where the pooling gives
-            none.
+        attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T): the pooling's; where it gives
+            none, the encoder's own; None where that gives none either.
         hidden: Hidden states, exactly 0 on padding, (B, T, H).
     """
 
@@ -87,12 +87,12 @@ class SequenceModel(nn.Module):
             Outputs (B, O), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
-        hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         pooled = self.pooling(hidden, inputs.lengths)
         output: Tensor = self.head(pooled.vector, inputs.statics)
         if self.shortcut is not None:
             output = output + self.shortcut(**_read(inputs, self.shortcut.reads))
-        return Prediction(output, pooled.weights, hidden)
+        return Prediction(output, weights if pooled.weights is None else pooled.weights, hidden)
 
 
 def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -97,7 +97,13 @@ def build_model(config: Model, target: Target, loss: Loss, num_features: int, nu
         "outputs": objective.outputs,
     }
     embedding = build(config.embedding, "model.embedding", Embedding, **sizes)  # type: ignore[type-abstract]
-    encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
+    encoder = build(
+        config.encoder,
+        "model.encoder",
+        Encoder,  # type: ignore[type-abstract]
+        input_size=embedding.output_size,
+        **sizes,
+    )
     pooling = build(
         config.pooling,
         "model.pooling",

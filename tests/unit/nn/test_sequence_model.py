@@ -19,6 +19,7 @@ from ehrseq.nn import (
     LSTMEncoder,
     MaxPooling,
     MeanPooling,
+    MultiHeadAttentionPooling,
     Objective,
     Pooling,
     Prediction,
@@ -39,6 +40,7 @@ POOLINGS: list[tuple[type[Pooling], dict[str, Any]]] = [
     (MaxPooling, {}),
     (AttentionPooling, {"query": "last", "with_last": True}),
     (AttentionPooling, {"query": "learned", "with_last": False, "with_max": True}),
+    (MultiHeadAttentionPooling, {"num_heads": 2}),
 ]
 
 
