@@ -42,6 +42,7 @@ def predictions(
         yield moved, model(moved)
 
 
+@torch.inference_mode()
 def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch.device) -> Scores:
     """Score every history of a loader once.
 
