@@ -163,3 +163,32 @@ def test_a_finished_run_keeps_what_it_was_trained_with() -> None:
     assert not changed.tracking.enabled
     with pytest.raises(ConfigError, match=r"model=lstm: a finished run has fixed model"):
         overlay(base, ["model=lstm"], None, ("evaluate",))
+
+
+MISFITS = [
+    (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
+    (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
+    (["outputs=steps", "model/pooling=last"], "outputs=steps: attention is over whole histories; use explain=none"),
+    (
+        ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],
+        "outputs=steps needs a net that never looks ahead; model.encoder.bidirectional=true does",
+    ),
+    (["outputs=steps", "representation=events", "explain=none"], "outputs=steps needs representation=grid, not events"),
+    (["loss.target_replication=0.5"], "loss.target_replication: model.pooling AttentionPooling"),
+    (["model/pooling=max"], "model.pooling MaxPooling gives no weights; use model/pooling=attention or explain=none"),
+    (["representation=events", "model=channelwise_lstm"], "ChannelwiseLSTMEncoder reads representation=grid only"),
+    (["task.target.kind=regression", "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets"),
+    (["task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),
+    (
+        ["task.target.kind=regression", "trainer.monitor=tuning/auroc"],
+        "a regression target has tuning/loss",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISFITS, ids=lambda value: str(value)[:50])
+def test_choices_that_exclude_each_other_are_refused_in_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -101,13 +101,12 @@ def slow_grid(store: Store, config: GridConfig, sample: int) -> dict[str, Any]:
         youngest, eldest = (steps - 1 - step) * width, (steps - step) * width
         for column, code in enumerate(chosen):
             known = [event for event in events if event[1] == code and event[0] >= youngest]
-            known = [event for event in known if event[0] > youngest or youngest == 0]
-            here = [event for event in known if event[0] <= eldest]
+            here = [event for event in known if event[0] < eldest]
             observed[step, column] = bool(here)
             if known:
                 last = min(age for age, _, _ in known)
                 since[step, column] = (last - youngest) / HOUR
-                bins = [-(-age // width) - 1 if age else 0 for age, _, _ in known]
+                bins = [age // width for age, _, _ in known]
                 # What came before the first kept step counts as one bin of its own.
                 bins = [min(number, steps) for number in bins]
                 latest = [event for event, number in zip(known, bins, strict=True) if number == min(bins)]

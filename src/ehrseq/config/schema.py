@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ehrseq.config.components import AnyComponent
+from ehrseq.config.fit import find_misfit
 from ehrseq.config.section import Section
-from ehrseq.config.targets import WATCHED, Target
+from ehrseq.config.targets import Target
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+# One history a prediction, or one a subject with an output at every step.
+Outputs = Literal["last", "steps"]
 SplitName = Literal["train", "tuning", "held_out"]
 
 
@@ -134,6 +137,7 @@ class Loss(Section):
     focal: NonNegativeFloat
     logit_adjustment: NonNegativeFloat
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    target_replication: Probability
 
 
 class Trainer(Section):
@@ -206,6 +210,7 @@ class Settings(Section):
     source: AnyComponent
     task: Task
     representation: RepresentationConfig
+    outputs: Outputs
     model: Model
     optim: Optim
     loss: Loss
@@ -226,8 +231,6 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
-        kind = self.task.target.kind
-        allowed = ["tuning/loss", *(f"tuning/{name}" for name in WATCHED[kind])]
-        if self.trainer.monitor not in allowed:
-            raise ValueError(f"trainer.monitor={self.trainer.monitor}: a {kind} target has {', '.join(allowed)}")
+        if misfit := find_misfit(self):
+            raise ValueError(misfit)
         return self

@@ -94,6 +94,28 @@ class SequenceModel(nn.Module):
             output = output + self.shortcut(**_read(inputs, self.shortcut.reads))
         return Prediction(output, weights if pooled.weights is None else pooled.weights, hidden)
 
+    def at_steps(self, inputs: SequenceInputs) -> Tensor:
+        """What the net says at each step of what has come so far, in one pass.
+
+        Args:
+            inputs: B histories.
+
+        Returns:
+            Outputs (B, T, O); anything on padding.
+
+        Raises:
+            ConfigError: If the encoder looks ahead, or the pooling pools whole histories only.
+        """
+        if not self.encoder.causal:
+            raise ConfigError(f"encoder is {type(self.encoder).__name__}, which sees later steps; take a causal one")
+        steps = self.embedding(**_read(inputs, self.embedding.reads))
+        hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
+        output: Tensor = self.head(self.pooling.steps(hidden), statics)
+        if self.shortcut is not None:
+            output = output + self.shortcut.steps(**_read(inputs, self.shortcut.reads))
+        return output
+
 
 def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Some tensors of a batch.

@@ -43,6 +43,16 @@ class Pooling(nn.Module, ABC):
     output_size: int
     gives_attention: bool = True
 
+    def steps(self, hidden: Tensor) -> Tensor:  # noqa: ARG002
+        """Pool at each step what has come so far: (B, T, H) to (B, T, H').
+
+        Raises:
+            ConfigError: If this pooling has no such form.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} pools whole histories only; take LastPooling, MeanPooling or MaxPooling"
+        )
+
     def __init__(self, input_size: int, bidirectional: bool = False) -> None:
         super().__init__()
         self.input_size = check_count("input_size", input_size)
@@ -80,6 +90,10 @@ class LastPooling(Pooling):
             weights = (weights + first.to(weights.dtype)) / 2
         return Pooled(last_state(hidden, lengths, self.bidirectional), weights)
 
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden
+
 
 class MeanPooling(Pooling):
     """The mean of the real steps; each weighs one over their number."""
@@ -89,6 +103,10 @@ class MeanPooling(Pooling):
         mask = step_mask(lengths, hidden.shape[1]).to(_weight_dtype(hidden))
         weights = mask / lengths.clamp(min=1).unsqueeze(1)
         return Pooled(_weighted_sum(weights, hidden), weights)
+
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden.cumsum(1) / torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[:, None]
 
 
 class SumPooling(Pooling):
@@ -100,15 +118,38 @@ class SumPooling(Pooling):
         """Pool each history: (B, T, H) and (B,) to (B, H) and None."""
         return Pooled(_weighted_sum(step_mask(lengths, hidden.shape[1]), hidden), None)
 
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden.cumsum(1)
+
 
 class MaxPooling(Pooling):
-    """The largest value of each hidden unit over the real steps; no weights, as each unit has a step of its own."""
+    """The largest value of each hidden unit over the real steps; no weights, as each unit has a step of its own.
+
+    Args:
+        input_size: H, the size of a hidden state.
+        with_last: Whether to put the last state after the maximum.
+        bidirectional: Whether hidden states are [forward; backward], see `Pooling`.
+    """
 
     gives_attention = False
 
+    def __init__(self, input_size: int, with_last: bool = False, bidirectional: bool = False) -> None:
+        super().__init__(input_size, bidirectional)
+        self.with_last = check_flag("with_last", with_last)
+        self.output_size = input_size * (1 + with_last)
+
     def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
-        """Pool each history: (B, T, H) and (B,) to (B, H) and None."""
-        return Pooled(_masked_max(hidden, lengths), None)
+        """Pool each history: (B, T, H) and (B,) to (B, H') and None."""
+        largest = _masked_max(hidden, lengths)
+        if self.with_last:
+            largest = torch.cat([largest, last_state(hidden, lengths, self.bidirectional)], dim=-1)
+        return Pooled(largest, None)
+
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        largest = hidden.cummax(1).values
+        return torch.cat([largest, hidden], dim=-1) if self.with_last else largest
 
 
 class AttentionPooling(Pooling):

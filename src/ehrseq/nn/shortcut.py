@@ -62,16 +62,32 @@ class SummaryShortcut(nn.Module):
         real = step_mask(lengths, values.shape[1]).unsqueeze(-1)
         steps = lengths.clamp(min=1).unsqueeze(-1).to(values.dtype)
         most = torch.finfo(values.dtype).max
-        summary = torch.cat(
-            [
-                (values * real).sum(1) / steps,
-                last_state(values, lengths),
-                values.masked_fill(~real, -most).amax(1),
-                values.masked_fill(~real, most).amin(1),
-                torch.log1p((observed * real).sum(1)) / 2,
-                statics.to(values.dtype),
-            ],
-            dim=-1,
+        return self._read(
+            (values * real).sum(1) / steps,
+            last_state(values, lengths),
+            values.masked_fill(~real, -most).amax(1),
+            values.masked_fill(~real, most).amin(1),
+            (observed * real).sum(1),
+            statics,
         )
-        output: Tensor = self.layers(summary)
+
+    def steps(self, values: Tensor, observed: Tensor, statics: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
+        """The shortcut's part of the outputs at each step, from what has come so far; the arguments of `forward`.
+
+        Returns:
+            (B, T, O); anything on padding.
+        """
+        count = torch.arange(1, values.shape[1] + 1, device=values.device)[:, None]
+        return self._read(
+            values.cumsum(1) / count,
+            values,
+            values.cummax(1).values,
+            values.cummin(1).values,
+            observed.cumsum(1),
+            statics.unsqueeze(1).expand(-1, values.shape[1], -1),
+        )
+
+    def _read(self, mean: Tensor, last: Tensor, high: Tensor, low: Tensor, seen: Tensor, statics: Tensor) -> Tensor:
+        summary = [mean, last, high, low, torch.log1p(seen) / 2, statics.to(mean.dtype)]
+        output: Tensor = self.layers(torch.cat(summary, dim=-1))
         return output

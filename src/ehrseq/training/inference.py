@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ehrseq.data.batch import SequenceBatch
+from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.nn import Prediction, SequenceModel
 
 
@@ -31,6 +32,18 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
+def outputs_of(model: SequenceModel, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network says of each sample of a batch, at the end of its history or at the step where it ends.
+
+    Returns:
+        Outputs (N, O), outcomes (N, L), sample numbers (N,).
+    """
+    if isinstance(batch, StepBatch):
+        here = batch.samples >= 0
+        return model.at_steps(batch)[here], batch.targets[here], batch.samples[here]
+    return model(batch).output, batch.targets, batch.samples
+
+
 @torch.inference_mode()
 def predictions(
     model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch.device
@@ -44,7 +57,7 @@ def predictions(
 
 @torch.inference_mode()
 def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch.device) -> Scores:
-    """Score every history of a loader once.
+    """Score every sample of a loader once.
 
     Args:
         model: The trained network.
@@ -52,9 +65,11 @@ def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch
         device: Where to run.
     """
     samples, predicted = [], []
-    for batch, prediction in predictions(model, loader, device):
-        samples.append(batch.samples.cpu().numpy())
-        predicted.append(model.objective.predict(prediction.output.double()).cpu().numpy())
+    model.eval().to(device)
+    for batch in loader:
+        output, _, numbers = outputs_of(model, batch.to(device))
+        samples.append(numbers.cpu().numpy())
+        predicted.append(model.objective.predict(output.double()).cpu().numpy())
     all_samples = np.concatenate(samples)
     order = np.argsort(all_samples)
     return Scores(all_samples[order], np.concatenate(predicted)[order])

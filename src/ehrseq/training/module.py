@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from ehrseq.data.batch import SequenceBatch
+from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.metrics.streaming import WatchedMetrics
-from ehrseq.nn import Prediction, SequenceModel
+from ehrseq.nn import Prediction, SequenceModel, step_mask
+from ehrseq.training.inference import outputs_of
 from ehrseq.training.schedule import cosine_with_warmup
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -26,6 +27,7 @@ class SequenceModule(lightning.LightningModule):
         schedule: Learning-rate schedule: `cosine` over all steps, `plateau` on tuning loss, or `constant`.
         warmup_epochs: Linear warm-up before a cosine or constant schedule.
         metrics: What is watched on `tuning` beside the loss.
+        replication: Share of the loss that outputs before the last have, which learn the same outcome.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class SequenceModule(lightning.LightningModule):
         schedule: Literal["cosine", "plateau", "constant"] = "constant",
         warmup_epochs: int = 0,
         metrics: WatchedMetrics | None = None,
+        replication: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -42,6 +45,7 @@ class SequenceModule(lightning.LightningModule):
         self.schedule = schedule
         self.warmup_epochs = warmup_epochs
         self.tuning_metrics = metrics
+        self.replication = replication
         self._sums: dict[str, Tensor] = {}
 
     def forward(self, batch: SequenceBatch) -> Prediction:
@@ -51,16 +55,30 @@ class SequenceModule(lightning.LightningModule):
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss is summed on the device and read once an epoch."""
-        loss: Tensor = self.model.objective.loss(self(batch).output, batch.targets)
-        self._add("train/loss", loss.detach(), len(batch))
+        if self.replication and not isinstance(batch, StepBatch):
+            loss, count = self._replicated(batch), len(batch)
+        else:
+            output, outcome, _samples = outputs_of(self.model, batch)
+            loss, count = self.model.objective.loss(output, outcome), len(output)
+        self._add("train/loss", loss.detach(), count)
         return loss
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
-        output = self(batch).output
-        self._add("tuning/loss", self.model.objective.loss(output, batch.targets), len(batch))
+        output, outcome, _samples = outputs_of(self.model, batch)
+        self._add("tuning/loss", self.model.objective.loss(output, outcome), len(output))
         if self.tuning_metrics is not None:
-            self.tuning_metrics.update(self.model.objective.predict(output.float()), batch.targets)
+            self.tuning_metrics.update(self.model.objective.predict(output.float()), outcome)
+
+    def _replicated(self, batch: SequenceBatch) -> Tensor:
+        """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
+        outputs = self.model.at_steps(batch)
+        real = step_mask(batch.lengths, batch.steps)
+        outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
+        last = outputs[torch.arange(len(batch), device=outputs.device), batch.lengths - 1]
+        objective = self.model.objective
+        early = objective.loss(outputs[real], outcomes[real])
+        return (1 - self.replication) * objective.loss(last, batch.targets) + self.replication * early
 
     def on_validation_epoch_end(self) -> None:
         """Logs what training watches; exact over the whole split, never a mean over batches."""

@@ -46,7 +46,9 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     with atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
         model, _ = learn(settings, store, staging / "checkpoints", lambda *_: None, say)
-        dataset = HistoryDataset(represent(store, settings.representation), store.samples(settings.evaluate.split))
+        dataset = HistoryDataset(
+            represent(store, settings.representation, settings.outputs), store.samples(settings.evaluate.split)
+        )
         device = inference.choose_device(settings.trainer.accelerator)
         scores = inference.score(model, dataset.ordered(settings.loader), device)
         target = prepared.target()

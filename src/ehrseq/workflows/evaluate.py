@@ -92,7 +92,9 @@ def score(
     from ehrseq.data import HistoryDataset, represent
     from ehrseq.training import inference
 
-    dataset = HistoryDataset(represent(store, trained.settings.representation), store.samples(split))
+    dataset = HistoryDataset(
+        represent(store, trained.settings.representation, trained.settings.outputs), store.samples(split)
+    )
     device = inference.choose_device(settings.trainer.accelerator)
     scores = inference.score(trained.model(), dataset.ordered(settings.loader), device)
     return scores.samples, scores.prediction

@@ -43,19 +43,20 @@ def learn(
     from ehrseq.training.module import SequenceModule
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    representation = represent(store, settings.representation)
+    representation = represent(store, settings.representation, settings.outputs)
     cache = settings.loader.cache_gib / 2
     train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
     target = read_target(store.meta["target"])
     sizes = len(representation.names), len(store.statics)
     model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
-    model.objective.fit(train.targets())
+    model.objective.fit(train.outcomes)
     module = SequenceModule(
         model,
         build_optimizer(settings.optim),
         settings.optim.schedule,
         settings.optim.warmup_epochs,
         WatchedMetrics(target, "tuning/"),
+        settings.loss.target_replication,
     )
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
     fitted = fit(

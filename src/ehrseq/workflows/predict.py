@@ -84,7 +84,8 @@ def _score(store: Store, settings: Settings, trained: TrainedRun) -> "Scores":
     from ehrseq.training import inference
 
     histories = HistoryDataset(
-        represent(store, trained.settings.representation), np.arange(len(store.arrays.sample_time))
+        represent(store, trained.settings.representation, trained.settings.outputs),
+        np.arange(len(store.arrays.sample_time)),
     )
     device = inference.choose_device(settings.trainer.accelerator)
     return inference.score(trained.model(), histories.ordered(settings.loader), device)

@@ -29,6 +29,7 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     parts = (settings.representation, settings.model, settings.optim, settings.loss, settings.trainer, settings.loader)
     plain = [part.plain() for part in parts]
     plain[4].pop("progress")
+    plain.append({"outputs": settings.outputs})
     return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
 
 
