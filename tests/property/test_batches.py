@@ -91,7 +91,7 @@ def slow_grid(store: Store, config: GridConfig, sample: int) -> dict[str, Any]:
     events = known_events(store, sample)
     oldest = max((age for age, _, _ in events), default=0)
     steps = 1
-    while steps * width < oldest:
+    while steps * width <= oldest:
         steps += 1
     steps = min(steps, config.max_steps)
     chosen = list(range(len(CODES))) if config.max_features is None else [1][: config.max_features]
