@@ -159,7 +159,7 @@ class CodeEmbedding(Component):
 
 
 class RecurrentEncoder(Component):
-    """Arguments of the LSTM and GRU encoders."""
+    """Arguments of the RNN, LSTM and GRU encoders."""
 
     hidden_size: PositiveInt = 64
     num_layers: PositiveInt = 1
@@ -218,6 +218,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.GridEmbedding": GridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
+    "ehrseq.nn.RNNEncoder": RecurrentEncoder,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,

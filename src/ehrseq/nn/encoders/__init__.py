@@ -1,6 +1,6 @@
 """Encoders: embedded steps to hidden states, the same for a history alone or padded in any batch; a file a family."""
 
 from ehrseq.nn.encoders.base import Encoder
-from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
 
-__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RecurrentEncoder"]
+__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RNNEncoder", "RecurrentEncoder"]

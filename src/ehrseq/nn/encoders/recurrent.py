@@ -18,7 +18,7 @@ from ehrseq.nn.masking import reverse_by_length, step_mask
 
 
 class RecurrentEncoder(Encoder):
-    """What the LSTM and the GRU share: stacking, directions, dropout, initialisation and state dicts.
+    """What the plain net, the LSTM and the GRU share: stacking, directions, dropout, initialisation and state dicts.
 
     In a bidirectional stack each layer reads both directions of the layer below, as in `torch.nn.LSTM`. Weights are
     initialised gate by gate: Glorot uniform from the input (Glorot and Bengio 2010), orthogonal from the state before
@@ -37,7 +37,7 @@ class RecurrentEncoder(Encoder):
         ConfigError: If an argument is out of range.
     """
 
-    cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
+    cell: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class RecurrentEncoder(Encoder):
                     nn.init.xavier_uniform_(gate)
 
     def torch_state(self) -> dict[str, Tensor]:
-        """Copy the weights under the names of `torch.nn.LSTM` or `torch.nn.GRU` (`weight_ih_l0_reverse`).
+        """Copy the weights under the names of `torch.nn.RNN`, `LSTM` or `GRU` (`weight_ih_l0_reverse`).
 
         Returns:
             A state dict for the torch module of the same sizes, stacking and directions.
@@ -103,7 +103,7 @@ class RecurrentEncoder(Encoder):
 
     @torch.no_grad()
     def load_torch_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a `torch.nn.LSTM` or `torch.nn.GRU` of the same sizes.
+        """Take over the weights of a `torch.nn.RNN`, `LSTM` or `GRU` of the same sizes.
 
         Args:
             state_dict: What `state_dict()` of the torch module gives.
@@ -131,6 +131,17 @@ class RecurrentEncoder(Encoder):
             for net, suffix in zip(nets, ("", "_reverse"), strict=True):
                 for name, parameter in net.named_parameters():
                     yield name.replace("_l0", f"_l{layer}{suffix}"), parameter
+
+
+class RNNEncoder(RecurrentEncoder):
+    """Plain recurrent net (Elman 1990), see `RecurrentEncoder` for arguments.
+
+    h_t = tanh(W x_t + U h_{t-1} + b).
+
+    Without gates it forgets within few steps: a baseline that shows what the gates are for.
+    """
+
+    cell = nn.RNN
 
 
 class LSTMEncoder(RecurrentEncoder):
