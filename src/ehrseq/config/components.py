@@ -166,6 +166,9 @@ class RecurrentEncoder(Component):
     bidirectional: bool = False
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+    variational_dropout: Probability = 0.0
 
 
 class PlainPooling(Component):

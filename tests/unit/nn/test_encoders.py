@@ -292,6 +292,12 @@ def test_no_combination_of_arguments_makes_torch_warn(kind: type[RecurrentEncode
         ({"num_layers": True}, "num_layers is True; allowed are whole numbers from 1 up"),
         ({"bidirectional": "false"}, "bidirectional is 'false'; allowed are true and false"),
         ({"dropout": 1}, "dropout is 1; allowed are numbers from 0 up to, but not including, 1"),
+        ({"residual": 1}, "residual is 1; allowed are true and false"),
+        ({"layer_norm": "no"}, "layer_norm is 'no'; allowed are true and false"),
+        (
+            {"variational_dropout": 2},
+            "variational_dropout is 2; allowed are numbers from 0 up to, but not including, 1",
+        ),
         ({"input_dropout": -0.1}, "input_dropout is -0.1; allowed are numbers from 0 up to, but not including, 1"),
     ],
 )

@@ -32,6 +32,11 @@ class RecurrentEncoder(Encoder):
         dropout: Dropout probability of each layer's outputs, the last layer's included (Zaremba et al. 2014), so that
             it does something with one layer, too; `torch.nn.LSTM` leaves the last layer out.
         input_dropout: Dropout probability of the embedded steps.
+        residual: Whether each layer from the second on, where sizes agree, adds what it reads to what it gives.
+        layer_norm: Whether to normalise what each layer gives (Ba et al. 2016), before the sum with what it reads.
+        variational_dropout: Dropout probability of what each layer reads with one mask a history, the same at all its
+            steps (Gal and Ghahramani 2016). Their mask of the recurrent state has no place in the fused kernels of
+            torch and cuDNN and is left out.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -47,6 +52,9 @@ class RecurrentEncoder(Encoder):
         bidirectional: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
+        residual: bool = False,
+        layer_norm: bool = False,
+        variational_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_size = check_count("input_size", input_size)
@@ -57,28 +65,68 @@ class RecurrentEncoder(Encoder):
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
         self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
-        if bidirectional:
-            sizes = [input_size] + [self.output_size] * (num_layers - 1)
-            self.forward_nets = nn.ModuleList(self.cell(size, hidden_size, batch_first=True) for size in sizes)
-            self.backward_nets = nn.ModuleList(self.cell(size, hidden_size, batch_first=True) for size in sizes)
-        else:  # one module for the whole stack: cuDNN then runs its layers side by side
+        self.residual = check_flag("residual", residual)
+        self.layer_norm = check_flag("layer_norm", layer_norm)
+        # Drops channels of (B, C, L): with steps last, one mask a history.
+        self.variational_dropout = nn.Dropout1d(check_probability("variational_dropout", variational_dropout))
+        if self.fused:
             between = float(dropout) if num_layers > 1 else 0.0
             net = self.cell(input_size, hidden_size, num_layers, batch_first=True, dropout=between)
             self.forward_nets = nn.ModuleList([net])
             self.backward_nets = nn.ModuleList()
+        else:
+            sizes = [input_size] + [self.output_size] * (num_layers - 1)
+            self.forward_nets = self._one_net_each(sizes)
+            self.backward_nets = self._one_net_each(sizes if bidirectional else [])
+        self.norms = nn.ModuleList(nn.LayerNorm(self.output_size) for _ in range(num_layers if layer_norm else 0))
         self.reset_parameters()
+
+    def _one_net_each(self, sizes: list[int]) -> nn.ModuleList:
+        """A net of one layer and direction for each size of what it reads."""
+        return nn.ModuleList(self.cell(size, self.hidden_size, batch_first=True) for size in sizes)
+
+    @property
+    def fused(self) -> bool:
+        """Whether nothing happens between layers but dropout, so that one module holds them all.
+
+        cuDNN then runs the layers side by side.
+        """
+        return not (self.bidirectional or self.residual or self.layer_norm or self.variational_dropout.p)
 
     def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""
         x = self.input_dropout(x)
-        if self.bidirectional:
-            for forward_net, backward_net in zip(self.forward_nets, self.backward_nets, strict=True):
-                onward: Tensor = forward_net(x)[0]
-                backward: Tensor = backward_net(reverse_by_length(x, lengths))[0]
-                x = self.dropout(torch.cat([onward, reverse_by_length(backward, lengths)], dim=-1))
-        else:
+        if self.fused:
             x = self.dropout(self.forward_nets[0](x)[0])
+        else:
+            for layer in range(self.num_layers):
+                x = self.finish_layer(layer, x, self._run_layer(layer, x, lengths))
         return x.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+
+    def _run_layer(self, layer: int, x: Tensor, lengths: Tensor) -> Tensor:
+        """The hidden states of one layer, both directions side by side, (B, T, H)."""
+        x = self.variational_dropout(x.mT).mT
+        onward: Tensor = self.forward_nets[layer](x)[0]
+        if not self.bidirectional:
+            return onward
+        backward: Tensor = self.backward_nets[layer](reverse_by_length(x, lengths))[0]
+        return torch.cat([onward, reverse_by_length(backward, lengths)], dim=-1)
+
+    def finish_layer(self, layer: int, x: Tensor, hidden: Tensor) -> Tensor:
+        """What a layer gives to the next: its hidden states normalised, dropped out, added to what it read.
+
+        Args:
+            layer: Its number, from 0.
+            x: What it read, (B, T, D) for the first and (B, T, H) for all others.
+            hidden: Its hidden states, both directions side by side, (B, T, H).
+
+        Returns:
+            (B, T, H).
+        """
+        if self.layer_norm:
+            hidden = self.norms[layer](hidden)
+        hidden = self.dropout(hidden)
+        return x + hidden if self.residual and layer > 0 else hidden
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -95,6 +143,8 @@ class RecurrentEncoder(Encoder):
 
     def torch_state(self) -> dict[str, Tensor]:
         """Copy the weights under the names of `torch.nn.RNN`, `LSTM` or `GRU` (`weight_ih_l0_reverse`).
+
+        Those of normalisation have no name there and are left out.
 
         Returns:
             A state dict for the torch module of the same sizes, stacking and directions.
@@ -124,12 +174,13 @@ class RecurrentEncoder(Encoder):
 
     def _torch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The weights with their names in `torch.nn.LSTM`, in its order."""
-        if not self.bidirectional:
+        if self.fused:
             yield from self.forward_nets[0].named_parameters()
             return
-        for layer, nets in enumerate(zip(self.forward_nets, self.backward_nets, strict=True)):
-            for net, suffix in zip(nets, ("", "_reverse"), strict=True):
-                for name, parameter in net.named_parameters():
+        directions = [("", self.forward_nets), ("_reverse", self.backward_nets)]
+        for layer in range(self.num_layers):
+            for suffix, nets in directions[: 1 + self.bidirectional]:
+                for name, parameter in nets[layer].named_parameters():
                     yield name.replace("_l0", f"_l{layer}{suffix}"), parameter
 
 
