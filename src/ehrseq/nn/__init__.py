@@ -2,6 +2,7 @@
 
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
 from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
+from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -15,6 +16,7 @@ __all__ = [
     "Encoder",
     "EventEmbedding",
     "GRUEncoder",
+    "GateTrace",
     "GridEmbedding",
     "LSTMEncoder",
     "LastPooling",
@@ -31,6 +33,7 @@ __all__ = [
     "TimepointEmbedding",
     "last_state",
     "masked_softmax",
+    "replay_gates",
     "reverse_by_length",
     "step_mask",
 ]
