@@ -171,6 +171,15 @@ class RecurrentEncoder(Component):
     variational_dropout: Probability = 0.0
 
 
+class TLSTMEncoder(Component):
+    """Arguments of the time-aware LSTM."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 1.0
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -224,6 +233,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.RNNEncoder": RecurrentEncoder,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.TLSTMEncoder": TLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,

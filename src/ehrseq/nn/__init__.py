@@ -1,7 +1,7 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
+from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder, TLSTMEncoder
 from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
@@ -30,6 +30,7 @@ __all__ = [
     "SequenceInputs",
     "SequenceModel",
     "SummaryShortcut",
+    "TLSTMEncoder",
     "TimepointEmbedding",
     "last_state",
     "masked_softmax",

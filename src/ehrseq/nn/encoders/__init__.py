@@ -2,5 +2,6 @@
 
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
+from ehrseq.nn.encoders.t_lstm import TLSTMEncoder
 
-__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RNNEncoder", "RecurrentEncoder"]
+__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RNNEncoder", "RecurrentEncoder", "TLSTMEncoder"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
 from ehrseq.nn.encoders.base import Encoder
+from ehrseq.nn.encoders.weights import draw_input_weight, draw_recurrent_weight
 from ehrseq.nn.masking import reverse_by_length, step_mask
 
 
@@ -134,12 +135,10 @@ class RecurrentEncoder(Encoder):
         for name, parameter in self._torch_parameters():
             if name.startswith("bias"):
                 parameter.zero_()
-                continue
-            for gate in parameter.chunk(parameter.shape[0] // self.hidden_size):
-                if name.startswith("weight_hh"):
-                    nn.init.orthogonal_(gate)
-                else:
-                    nn.init.xavier_uniform_(gate)
+            elif name.startswith("weight_hh"):
+                draw_recurrent_weight(parameter, self.hidden_size)
+            else:
+                draw_input_weight(parameter, self.hidden_size)
 
     def torch_state(self) -> dict[str, Tensor]:
         """Copy the weights under the names of `torch.nn.RNN`, `LSTM` or `GRU` (`weight_ih_l0_reverse`).
