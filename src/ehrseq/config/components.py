@@ -179,17 +179,29 @@ class CodeEmbedding(Component):
 
 
 class RecurrentEncoder(Component):
-    """Arguments of the LSTM and GRU encoders."""
+    """Arguments of the RNN, LSTM and GRU encoders."""
 
     hidden_size: PositiveInt = 64
     num_layers: PositiveInt = 1
     bidirectional: bool = False
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+    variational_dropout: Probability = 0.0
 
     def looks_ahead(self) -> str:
         """Reading backward sees later steps."""
         return ".bidirectional=true" if self.bidirectional else ""
+
+
+class TLSTMEncoder(Component):
+    """Arguments of the time-aware LSTM."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 1.0
 
 
 class ChannelwiseLSTMEncoder(Component):
@@ -314,11 +326,13 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.GridEmbedding": GridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
+    "ehrseq.nn.RNNEncoder": RecurrentEncoder,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.RetainEncoder": RetainEncoder,
     "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
     "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
+    "ehrseq.nn.TLSTMEncoder": TLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": SumPooling,

@@ -10,7 +10,10 @@ from ehrseq.nn.encoders import (
     LSTMEncoder,
     RecurrentEncoder,
     RetainEncoder,
+    RNNEncoder,
+    TLSTMEncoder,
 )
+from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -36,6 +39,7 @@ __all__ = [
     "Encoder",
     "EventEmbedding",
     "GRUEncoder",
+    "GateTrace",
     "GridEmbedding",
     "Head",
     "LSTMEncoder",
@@ -47,17 +51,20 @@ __all__ = [
     "Pooled",
     "Pooling",
     "Prediction",
+    "RNNEncoder",
     "RecurrentEncoder",
     "RetainEncoder",
     "SequenceInputs",
     "SequenceModel",
     "SumPooling",
     "SummaryShortcut",
+    "TLSTMEncoder",
     "TimepointEmbedding",
     "contributions",
     "last_state",
     "make_objective",
     "masked_softmax",
+    "replay_gates",
     "reverse_by_length",
     "step_mask",
 ]

@@ -3,8 +3,9 @@
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.channelwise import ChannelwiseLSTMEncoder
 from ehrseq.nn.encoders.conv import ConvLSTMEncoder
-from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
 from ehrseq.nn.encoders.retain import RetainEncoder
+from ehrseq.nn.encoders.t_lstm import TLSTMEncoder
 
 __all__ = [
     "ChannelwiseLSTMEncoder",
@@ -12,6 +13,8 @@ __all__ = [
     "Encoder",
     "GRUEncoder",
     "LSTMEncoder",
+    "RNNEncoder",
     "RecurrentEncoder",
     "RetainEncoder",
+    "TLSTMEncoder",
 ]
