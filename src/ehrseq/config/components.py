@@ -168,6 +168,17 @@ class RecurrentEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class MinimalEncoder(Component):
+    """Arguments of the minimal LSTM and GRU encoders."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -220,6 +231,8 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.MinLSTMEncoder": MinimalEncoder,
+    "ehrseq.nn.MinGRUEncoder": MinimalEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,

@@ -1,6 +1,7 @@
 """Encoders: embedded steps to hidden states, the same for a history alone or padded in any batch; a file a family."""
 
 from ehrseq.nn.encoders.base import Encoder
+from ehrseq.nn.encoders.minimal import MinGRUEncoder, MinLSTMEncoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
 
-__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "RecurrentEncoder"]
+__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "MinGRUEncoder", "MinLSTMEncoder", "RecurrentEncoder"]
