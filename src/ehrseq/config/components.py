@@ -179,6 +179,16 @@ class MinimalEncoder(Component):
     layer_norm: bool = False
 
 
+class XLSTMEncoder(Component):
+    """Arguments of the extended LSTM encoder."""
+
+    hidden_size: PositiveInt = 64
+    blocks: Annotated[str, Field(pattern="^[ms]+$")] = "ms"
+    num_heads: PositiveInt = 4
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -233,6 +243,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.MinLSTMEncoder": MinimalEncoder,
     "ehrseq.nn.MinGRUEncoder": MinimalEncoder,
+    "ehrseq.nn.XLSTMEncoder": XLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,

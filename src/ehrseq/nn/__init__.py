@@ -1,7 +1,15 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, MinGRUEncoder, MinLSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders import (
+    Encoder,
+    GRUEncoder,
+    LSTMEncoder,
+    MinGRUEncoder,
+    MinLSTMEncoder,
+    RecurrentEncoder,
+    XLSTMEncoder,
+)
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -30,6 +38,7 @@ __all__ = [
     "SequenceModel",
     "SummaryShortcut",
     "TimepointEmbedding",
+    "XLSTMEncoder",
     "last_state",
     "masked_softmax",
     "reverse_by_length",

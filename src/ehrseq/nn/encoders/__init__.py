@@ -3,5 +3,14 @@
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.minimal import MinGRUEncoder, MinLSTMEncoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.xlstm import XLSTMEncoder
 
-__all__ = ["Encoder", "GRUEncoder", "LSTMEncoder", "MinGRUEncoder", "MinLSTMEncoder", "RecurrentEncoder"]
+__all__ = [
+    "Encoder",
+    "GRUEncoder",
+    "LSTMEncoder",
+    "MinGRUEncoder",
+    "MinLSTMEncoder",
+    "RecurrentEncoder",
+    "XLSTMEncoder",
+]
