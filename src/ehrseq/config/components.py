@@ -189,6 +189,25 @@ class XLSTMEncoder(Component):
     input_dropout: Probability = 0.0
 
 
+class TransformerEncoder(Component):
+    """Arguments of the transformer encoder."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    expansion: PositiveInt = 4
+    causal: bool = True
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
+class LSTMTransformerEncoder(TransformerEncoder):
+    """Arguments of the encoder that is an LSTM with a transformer on it."""
+
+    lstm_layers: PositiveInt = 1
+    num_layers: PositiveInt = 1
+
+
 class PlainPooling(Component):
     """Poolings without arguments."""
 
@@ -244,6 +263,8 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.MinLSTMEncoder": MinimalEncoder,
     "ehrseq.nn.MinGRUEncoder": MinimalEncoder,
     "ehrseq.nn.XLSTMEncoder": XLSTMEncoder,
+    "ehrseq.nn.TransformerEncoder": TransformerEncoder,
+    "ehrseq.nn.LSTMTransformerEncoder": LSTMTransformerEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,

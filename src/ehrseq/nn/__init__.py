@@ -5,9 +5,11 @@ from ehrseq.nn.encoders import (
     Encoder,
     GRUEncoder,
     LSTMEncoder,
+    LSTMTransformerEncoder,
     MinGRUEncoder,
     MinLSTMEncoder,
     RecurrentEncoder,
+    TransformerEncoder,
     XLSTMEncoder,
 )
 from ehrseq.nn.heads import BinaryHead
@@ -25,6 +27,7 @@ __all__ = [
     "GRUEncoder",
     "GridEmbedding",
     "LSTMEncoder",
+    "LSTMTransformerEncoder",
     "LastPooling",
     "MaxPooling",
     "MeanPooling",
@@ -38,6 +41,7 @@ __all__ = [
     "SequenceModel",
     "SummaryShortcut",
     "TimepointEmbedding",
+    "TransformerEncoder",
     "XLSTMEncoder",
     "last_state",
     "masked_softmax",

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ehrseq.nn import Encoder, MinGRUEncoder, MinLSTMEncoder, XLSTMEncoder
+from ehrseq.nn import (
+    Encoder,
+    LSTMTransformerEncoder,
+    MinGRUEncoder,
+    MinLSTMEncoder,
+    TransformerEncoder,
+    XLSTMEncoder,
+)
 
 D, H, T = 5, 8, 9
 LENGTHS = torch.tensor([3, 9, 1, 6, 9, 0])
@@ -15,6 +22,10 @@ ENCODERS: list[tuple[type[Encoder], dict[str, Any]]] = [
     (MinLSTMEncoder, {"num_layers": 3, "residual": True, "layer_norm": True}),
     (MinGRUEncoder, {}),
     (MinGRUEncoder, {"num_layers": 2}),
+    (TransformerEncoder, {}),
+    (TransformerEncoder, {"causal": False}),
+    (LSTMTransformerEncoder, {}),
+    (LSTMTransformerEncoder, {"causal": False, "lstm_layers": 2, "num_layers": 2}),
     (XLSTMEncoder, {}),
     (XLSTMEncoder, {"blocks": "s", "num_heads": 1}),
     (XLSTMEncoder, {"blocks": "m", "num_heads": 2}),

@@ -3,14 +3,17 @@
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.minimal import MinGRUEncoder, MinLSTMEncoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.transformer import LSTMTransformerEncoder, TransformerEncoder
 from ehrseq.nn.encoders.xlstm import XLSTMEncoder
 
 __all__ = [
     "Encoder",
     "GRUEncoder",
     "LSTMEncoder",
+    "LSTMTransformerEncoder",
     "MinGRUEncoder",
     "MinLSTMEncoder",
     "RecurrentEncoder",
+    "TransformerEncoder",
     "XLSTMEncoder",
 ]
