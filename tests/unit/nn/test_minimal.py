@@ -81,6 +81,19 @@ def test_extreme_gates_stay_finite() -> None:
 
 
 @each_encoder
+def test_shares_are_not_rounded_to_half_precision(kind: type[MinimalEncoder]) -> None:
+    torch.manual_seed(0)
+    encoder = kind(D, H)
+    enter = slice(H, 2 * H) if kind is MinLSTMEncoder else slice(H)
+    nn.init.constant_(encoder.gates.get_parameter("0.bias")[enter], -8.0)  # hardly anything enters
+    x = random_steps().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = encoder(x, LENGTHS)
+    assert hidden.dtype == torch.float32
+    assert torch.allclose(hidden, encoder(x, LENGTHS), rtol=0.1, atol=1e-4)
+
+
+@each_encoder
 def test_new_weights_are_glorot_and_remember(kind: type[MinimalEncoder]) -> None:
     torch.manual_seed(0)
     weights = kind(D, H).state_dict()

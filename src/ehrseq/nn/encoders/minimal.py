@@ -62,7 +62,10 @@ class MinimalEncoder(Encoder):
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""
         steps: Tensor = self.input_dropout(x.transpose(0, 1).contiguous())  # time first, as the scan runs
         for layer, (norm, gates) in enumerate(zip(self.norms, self.gates, strict=True)):
-            *pressures, candidate = gates(norm(steps)).chunk(self.num_gates, dim=-1)
+            gated = gates(norm(steps))
+            # In half precision a share near 1 would be 1, or forget far too much.
+            gated = gated.to(torch.promote_types(gated.dtype, torch.float32))
+            *pressures, candidate = gated.chunk(self.num_gates, dim=-1)
             kept = self.kept(*pressures)
             inputs = torch.addcmul(candidate, kept, candidate, value=-1)
             states = self.dropout(linear_scan(kept.transpose(0, 1), inputs.transpose(0, 1)).transpose(0, 1))
