@@ -247,6 +247,50 @@ class RetainEncoder(Component):
         return " RetainEncoder"
 
 
+class MinimalEncoder(Component):
+    """Arguments of the minimal LSTM and GRU encoders."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+
+
+class XLSTMEncoder(Component):
+    """Arguments of the extended LSTM encoder."""
+
+    hidden_size: PositiveInt = 64
+    blocks: Annotated[str, Field(pattern="^[ms]+$")] = "ms"
+    num_heads: PositiveInt = 4
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
+class TransformerEncoder(Component):
+    """Arguments of the transformer encoder."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    expansion: PositiveInt = 4
+    causal: bool = True
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+    def looks_ahead(self) -> str:
+        """Attention to every step sees later ones."""
+        return "" if self.causal else ".causal=false"
+
+
+class LSTMTransformerEncoder(TransformerEncoder):
+    """Arguments of the encoder that is an LSTM with a transformer on it."""
+
+    lstm_layers: PositiveInt = 1
+    num_layers: PositiveInt = 1
+
+
 class PlainPooling(Component):
     """Poolings without arguments that weigh the steps."""
 
@@ -333,6 +377,11 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
     "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
     "ehrseq.nn.TLSTMEncoder": TLSTMEncoder,
+    "ehrseq.nn.MinLSTMEncoder": MinimalEncoder,
+    "ehrseq.nn.MinGRUEncoder": MinimalEncoder,
+    "ehrseq.nn.XLSTMEncoder": XLSTMEncoder,
+    "ehrseq.nn.TransformerEncoder": TransformerEncoder,
+    "ehrseq.nn.LSTMTransformerEncoder": LSTMTransformerEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": SumPooling,
