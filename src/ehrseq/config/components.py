@@ -151,6 +151,14 @@ class GridEmbedding(Component):
     )
 
 
+class DecayedGridEmbedding(Component):
+    """Arguments of the grid embedding with fading values that are not counted from the data."""
+
+    dropout: Probability = 0.0
+    statics: Literal["steps", "none"] = "steps"
+    time_unit_hours: PositiveFloat = 24.0
+
+
 class CodeEmbedding(Component):
     """Arguments of the embeddings of codes that are not counted from the data."""
 
@@ -178,6 +186,15 @@ class TLSTMEncoder(Component):
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0
     time_unit_hours: PositiveFloat = 1.0
+
+
+class GRUDEncoder(Component):
+    """Arguments of the GRU with decaying states that are not counted from the data."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 24.0
 
 
 class PlainPooling(Component):
@@ -228,12 +245,14 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.tasks.AcesLabels": AcesLabels,
     "ehrseq.tasks.WindowLabels": WindowLabels,
     "ehrseq.nn.GridEmbedding": GridEmbedding,
+    "ehrseq.nn.DecayedGridEmbedding": DecayedGridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.RNNEncoder": RecurrentEncoder,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.TLSTMEncoder": TLSTMEncoder,
+    "ehrseq.nn.GRUDEncoder": GRUDEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.MaxPooling": PlainPooling,

@@ -1,7 +1,8 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
+from ehrseq.nn.decayed_grid import DecayedGridEmbedding
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
-from ehrseq.nn.encoders import Encoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder, TLSTMEncoder
+from ehrseq.nn.encoders import Encoder, GRUDEncoder, GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder, TLSTMEncoder
 from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import BinaryHead
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
@@ -12,9 +13,11 @@ from ehrseq.nn.shortcut import SummaryShortcut
 __all__ = [
     "AttentionPooling",
     "BinaryHead",
+    "DecayedGridEmbedding",
     "Embedding",
     "Encoder",
     "EventEmbedding",
+    "GRUDEncoder",
     "GRUEncoder",
     "GateTrace",
     "GridEmbedding",

@@ -88,7 +88,7 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Sequence
 
     sizes = {"num_features": num_features, "num_codes": num_features, "num_statics": num_statics}
     embedding = build(config.embedding, "model.embedding", Embedding, **sizes)  # type: ignore[type-abstract]
-    encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
+    encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size, **sizes)  # type: ignore[type-abstract]
     pooling = build(
         config.pooling,
         "model.pooling",
