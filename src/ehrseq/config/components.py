@@ -171,6 +171,16 @@ class GridEmbedding(Component):
     )
 
 
+class DecayedGridEmbedding(Component):
+    """Arguments of the grid embedding with fading values that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    dropout: Probability = 0.0
+    statics: Literal["steps", "none"] = "steps"
+    time_unit_hours: PositiveFloat = 24.0
+
+
 class CodeEmbedding(Component):
     """Arguments of the embeddings of codes that are not counted from the data."""
 
@@ -291,6 +301,17 @@ class LSTMTransformerEncoder(TransformerEncoder):
     num_layers: PositiveInt = 1
 
 
+class GRUDEncoder(Component):
+    """Arguments of the GRU with decaying states that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 24.0
+
+
 class PlainPooling(Component):
     """Poolings without arguments that weigh the steps."""
 
@@ -368,6 +389,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.tasks.AcesLabels": AcesLabels,
     "ehrseq.tasks.WindowLabels": WindowLabels,
     "ehrseq.nn.GridEmbedding": GridEmbedding,
+    "ehrseq.nn.DecayedGridEmbedding": DecayedGridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.RNNEncoder": RecurrentEncoder,
@@ -382,6 +404,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.XLSTMEncoder": XLSTMEncoder,
     "ehrseq.nn.TransformerEncoder": TransformerEncoder,
     "ehrseq.nn.LSTMTransformerEncoder": LSTMTransformerEncoder,
+    "ehrseq.nn.GRUDEncoder": GRUDEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": SumPooling,

@@ -1,11 +1,13 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
 from ehrseq.nn.additive import Contributions, contributions
+from ehrseq.nn.decayed_grid import DecayedGridEmbedding
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
 from ehrseq.nn.encoders import (
     ChannelwiseLSTMEncoder,
     ConvLSTMEncoder,
     Encoder,
+    GRUDEncoder,
     GRUEncoder,
     LSTMEncoder,
     LSTMTransformerEncoder,
@@ -40,9 +42,11 @@ __all__ = [
     "ChannelwiseLSTMEncoder",
     "Contributions",
     "ConvLSTMEncoder",
+    "DecayedGridEmbedding",
     "Embedding",
     "Encoder",
     "EventEmbedding",
+    "GRUDEncoder",
     "GRUEncoder",
     "GateTrace",
     "GridEmbedding",
