@@ -152,6 +152,7 @@ class WindowLabels(Component):
     longer_than_hours: PositiveFloat | None = None
     exclude: Codes = ()
     follow_up: Literal["require", "assume"] = "assume"
+    gives: Literal["outcome", "hours_left", "time_to_outcome"] = "outcome"
 
 
 class GridEmbedding(Component):
