@@ -6,7 +6,7 @@ within a number of hours, or in the next window. See docs/tasks.md for the tasks
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,8 +105,8 @@ class WindowLabels:
             raise ConfigError("gives=time_to_outcome needs an outcome, within=window or horizon, no longer_than_hours")
 
     def fingerprint(self) -> dict[str, Any]:
-        """Version of the rules; the arguments are part of the configuration."""
-        return {"windows": 1}
+        """The arguments, and the version of the rules."""
+        return {"windows": 2, **asdict(self)}
 
     def labels(self, dataset: Path, name: str) -> Labels:
         """Make the labels; see `LabelMaker.labels`."""
