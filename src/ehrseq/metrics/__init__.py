@@ -11,16 +11,20 @@ from ehrseq.metrics.binary import (
     roc_curve,
 )
 from ehrseq.metrics.intervals import Estimate, evaluate_binary
+from ehrseq.metrics.utility import best_threshold, normalised_utility, total_utility
 
 __all__ = [
     "Estimate",
     "auroc",
     "average_precision",
+    "best_threshold",
     "brier",
     "ece",
     "evaluate_binary",
     "log_loss",
+    "normalised_utility",
     "precision_recall_curve",
     "reliability_curve",
     "roc_curve",
+    "total_utility",
 ]
