@@ -131,6 +131,13 @@ class Model(Section):
     shortcut: AnyComponent | None
 
 
+class SummaryConfig(Section):
+    """How a history becomes one row of numbers: over all of it, and over its last hours."""
+
+    windows_hours: tuple[PositiveFloat, ...]
+    max_features: PositiveInt | None
+
+
 class Optim(Section):
     """Optimiser, learning-rate schedule, weight of the positive class."""
 
