@@ -17,10 +17,10 @@ from ehrseq.config.load import (
     override_keys,
     read_settings,
 )
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Model, Settings, Trees
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
-from ehrseq.workflows.build import build_model, build_optimizer, build_source, resolve
+from ehrseq.workflows.build import build_booster, build_model, build_optimizer, build_source, resolve
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -32,6 +32,9 @@ COUNTED = {"num_features", "num_statics", "num_codes", "input_size", "bidirectio
 def test_option_composes_and_builds(group: str, option: str) -> None:
     settings = load_settings([f"{group}={option}"])
     assert isinstance(build_source(settings.source), Source)
+    if isinstance(settings.model, Trees):
+        assert build_booster(settings.model).n_estimators > 0
+        return
     model = build_model(settings.model, num_features=7, num_statics=3)
     optimizer = build_optimizer(settings.optim)(model.parameters())
     assert sum(len(part["params"]) for part in optimizer.param_groups) == len(list(model.parameters()))
@@ -70,6 +73,11 @@ MISTAKES = [
     (["modle=gru"], "unknown key 'modle'; did you mean 'model'?"),
     (["model=gur"], "model=gur: no such option; did you mean 'gru'?"),
     (["model/pooling=atention"], "model/pooling=atention: no such option; did you mean 'attention'?"),
+    (["model=gbm", "model.booster.num_leafs=3"], "unknown key 'model.booster.num_leafs'; did you mean 'num_leaves'?"),
+    (["model=gbm", "+model.sumary=3"], "unknown key 'model.sumary'; did you mean 'summary'?"),
+    (["+model.hed=3"], "unknown key 'model.hed'; did you mean 'head'?"),
+    (["model=gbm", "model.summary.max_features=0"], "model.summary.max_features=0 is not possible: input should be"),
+    (["model=gbm", "explain=attention"], "model=gbm has no attention to explain; use explain=none"),
     (["model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["+model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["source=physionet2012", "source.pth=x"], "unknown key 'source.pth'; did you mean 'path'?"),
@@ -132,6 +140,7 @@ def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EHRSEQ_ALLOWED_TARGETS", "collections:ourlab")
     assert resolve("collections.OrderedDict", "here").__name__ == "OrderedDict"
     settings = load_settings(["model.encoder._target_=ourlab.nets.Best", "+model.encoder.depth=3"])
+    assert isinstance(settings.model, Model)
     assert settings.model.encoder.arguments()["depth"] == 3
 
 

@@ -6,7 +6,17 @@ look.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from ehrseq.config.components import AnyComponent
 from ehrseq.files import digest_json
@@ -138,6 +148,26 @@ class SummaryConfig(Section):
     max_features: PositiveInt | None
 
 
+class Trees(Section):
+    """Gradient-boosted trees in place of a network: a summary of each history in, one probability out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    summary: SummaryConfig
+    booster: AnyComponent
+
+
+def _kind_of_model(value: Any) -> str:
+    """Which branch of `AnyModel` a model is of."""
+    is_trees = "booster" in value if isinstance(value, dict) else isinstance(value, Trees)
+    return "trees" if is_trees else "network"
+
+
+AnyModel = Annotated[
+    Annotated[Model, Tag("network")] | Annotated[Trees, Tag("trees")],
+    Discriminator(_kind_of_model),
+]
+
+
 class Optim(Section):
     """Optimiser, learning-rate schedule, weight of the positive class."""
 
@@ -218,11 +248,11 @@ class Settings(Section):
     source: AnyComponent
     task: Task
     representation: RepresentationConfig
-    model: Model
+    explain: Explain
+    model: AnyModel
     optim: Optim
     trainer: Trainer
     tracking: Tracking
-    explain: Explain
     seed: NonNegativeInt
     split: Split
     preprocess: Preprocess
@@ -234,3 +264,9 @@ class Settings(Section):
     run: str | None
     output: str | None
     force: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        if isinstance(self.model, Trees) and self.explain.enabled:
+            raise ValueError(f"model={self.model.name} has no attention to explain; use explain=none")
+        return self

@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
-from ehrseq.config.schema import Model, Optim, Task
+from ehrseq.config.schema import AnyModel, Optim, Task, Trees
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
 
 if TYPE_CHECKING:
+    from ehrseq.baselines import GradientBoosting
     from ehrseq.nn import SequenceModel
 
 T = TypeVar("T")
@@ -76,14 +77,19 @@ def build_label_maker(config: Task) -> LabelMaker:
     return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
 
 
-def build_model(config: Model, num_features: int, num_statics: int) -> "SequenceModel":
+def build_model(config: AnyModel, num_features: int, num_statics: int) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
         config: The blocks.
         num_features: F, features or codes of the representation.
         num_statics: S, static features.
+
+    Raises:
+        ConfigError: If a block cannot be built, or the configuration is one of trees.
     """
+    if isinstance(config, Trees):
+        raise ConfigError(f"model={config.name}: trees where a network is needed")
     from ehrseq.nn import BinaryHead, Embedding, Encoder, Pooling, SequenceModel, SummaryShortcut
 
     sizes = {"num_features": num_features, "num_codes": num_features, "num_statics": num_statics}
@@ -101,6 +107,13 @@ def build_model(config: Model, num_features: int, num_statics: int) -> "Sequence
     if config.shortcut is not None:
         shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
     return SequenceModel(embedding, encoder, pooling, head, shortcut)
+
+
+def build_booster(config: Trees) -> "GradientBoosting":
+    """The trees, still to be fitted or loaded."""
+    from ehrseq.baselines import GradientBoosting
+
+    return build(config.booster, "model.booster", GradientBoosting)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

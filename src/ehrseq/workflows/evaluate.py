@@ -79,13 +79,8 @@ def score(
     settings: Settings, trained: TrainedRun, store: Store, split: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sample numbers of a split and their probabilities, in the order of the store."""
-    from ehrseq.data import HistoryDataset, represent
-    from ehrseq.training import inference
-
-    dataset = HistoryDataset(represent(store, trained.settings.representation), store.samples(split))
-    device = inference.choose_device(settings.trainer.accelerator)
-    scores = inference.score(trained.model(), dataset.ordered(settings.loader), device)
-    return scores.samples, scores.probability
+    samples = store.samples(split)
+    return samples, trained.scorer().score(store, samples, settings)
 
 
 def prediction_frame(
