@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ehrseq.config.schema import Settings
 from ehrseq.workflows import prepare
 from ehrseq.workflows.runs import open_run, train_key
 
+REPOSITORY = Path(__file__).parent.parent.parent
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = (
     "model=gbm",
@@ -165,3 +167,14 @@ def test_what_trees_do_not_read_makes_no_other_run(work: Path) -> None:
         "model.summary.max_features=3",
     ):
         assert key(word) != key(), word
+
+
+def test_the_stages_end_with_an_empty_explanation(ehrseq: Command, tmp_path: Path) -> None:
+    settings = ehrseq("config", *WORDS, "source.n_subjects=600", "tracking=none", cwd=tmp_path)
+    (tmp_path / "params.yaml").write_text(settings.stdout)
+    for stage in ("prepare", "train", "evaluate", "explain"):
+        script = REPOSITORY / "pipelines" / f"{stage}.py"
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "train" / "trees.txt").is_file()
+    assert [path.name for path in (tmp_path / "results" / "explain").iterdir()] == ["manifest.json"]
