@@ -21,7 +21,7 @@ from ehrseq.errors import EhrseqError
 
 MANIFEST = "manifest.json"
 # Raised whenever what a workflow writes changes meaning, so that old outputs are not taken for new ones.
-FORMAT = 2
+FORMAT = 3
 
 _CHUNK = 1 << 20
 _STAGING = ".partial"

@@ -25,17 +25,19 @@ from ehrseq.workflows.build import build_booster, build_model, build_optimizer, 
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 # Arguments that are counted from the data, not configured.
-COUNTED = {"num_features", "num_statics", "num_codes", "input_size", "bidirectional of pooling"}
+COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", "bidirectional of pooling", "target"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
 def test_option_composes_and_builds(group: str, option: str) -> None:
-    settings = load_settings([f"{group}={option}"])
+    # What has no weights to show asks for explain=none.
+    without = option in ("max", "sum") and group == "model/pooling"
+    settings = load_settings([f"{group}={option}", *(["explain=none"] if without else [])])
     assert isinstance(build_source(settings.source), Source)
     if isinstance(settings.model, Trees):
-        assert build_booster(settings.model).n_estimators > 0
+        assert build_booster(settings.model, settings.task.target).n_estimators > 0
         return
-    model = build_model(settings.model, num_features=7, num_statics=3)
+    model = build_model(settings.model, settings.task.target, settings.loss, num_features=7, num_statics=3)
     optimizer = build_optimizer(settings.optim)(model.parameters())
     assert sum(len(part["params"]) for part in optimizer.param_groups) == len(list(model.parameters()))
 
@@ -133,7 +135,7 @@ def test_what_a_target_resolves_to_is_looked_at(target: str) -> None:
 def test_a_class_of_the_wrong_kind_is_refused() -> None:
     settings = load_settings(["model.encoder._target_=torch.nn.Identity"])
     with pytest.raises(ConfigError, match=r"model\.encoder: torch\.nn\.Identity is not a Encoder"):
-        build_model(settings.model, 3, 1)
+        build_model(settings.model, settings.task.target, settings.loss, 3, 1)
 
 
 def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,3 +174,62 @@ def test_a_finished_run_keeps_what_it_was_trained_with() -> None:
     assert not changed.tracking.enabled
     with pytest.raises(ConfigError, match=r"model=lstm: a finished run has fixed model"):
         overlay(base, ["model=lstm"], None, ("evaluate",))
+
+
+MISFITS = [
+    (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
+    (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
+    (["outputs=steps", "model/pooling=last"], "outputs=steps: attention is over whole histories; use explain=none"),
+    (
+        ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],
+        "outputs=steps needs a net that never looks ahead; model.encoder.bidirectional=true does",
+    ),
+    (["outputs=steps", "representation=events", "explain=none"], "outputs=steps needs representation=grid, not events"),
+    (["loss.target_replication=0.5"], "loss.target_replication: model.pooling AttentionPooling"),
+    (["model/pooling=max"], "model.pooling MaxPooling gives no weights; use model/pooling=attention or explain=none"),
+    (["representation=events", "model=channelwise_lstm"], "ChannelwiseLSTMEncoder reads representation=grid only"),
+    (["task.target.kind=regression", "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets"),
+    (["task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),
+    (
+        ["model=gbm", "+task.target.edges=[3]", "task.target.kind=ordinal"],
+        "model=gbm learns binary, multiclass, regression",
+    ),
+    (
+        ["model=gbm", "task.target.kind=multilabel"],
+        "model=gbm learns binary, multiclass, regression targets, not multi",
+    ),
+    (["model=gbm", "loss.focal=2"], "loss.focal=2.0 is for networks; model=gbm takes loss.class_weight alone"),
+    (["model=gbm", "loss.logit_adjustment=1"], "loss.logit_adjustment=1.0 is for networks"),
+    (["model=gbm", "loss.label_smoothing=0.1"], "loss.label_smoothing=0.1 is for networks"),
+    (["model=gbm", "loss.target_replication=0.5"], "loss.target_replication=0.5 is for networks"),
+    (["model=gbm", "task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),
+    (["model=gbm", "task.target.kind=regression", "loss.class_weight=2"], "loss.class_weight=2.0 is for binary"),
+    (["model=gbm", "trainer.monitor=tuning/r2"], "a binary target has tuning/loss, tuning/auroc, tuning/auprc"),
+    (["+task.target.utility=sepsis"], "task.target.utility=sepsis is not possible; did you mean 'sepsis2019'?"),
+    (["task=sepsis", "task.target.kind=regression"], "unknown key 'task.target.utility'; known: kind, log"),
+    (
+        ["task.target.kind=regression", "trainer.monitor=tuning/auroc"],
+        "a regression target has tuning/loss",
+    ),
+]
+
+
+def test_outputs_at_every_step_are_nothing_to_trees() -> None:
+    settings = load_settings(["model=gbm", "outputs=steps", "representation=events"])
+    assert (settings.outputs, settings.explain.enabled) == ("steps", False)
+
+
+def test_a_utility_is_written_down_only_where_it_is_asked_for() -> None:
+    plain = load_settings().task.target.plain()
+    assert plain == {"kind": "binary"}
+    sepsis = load_settings(["source=physionet2019", "task=sepsis"])
+    assert sepsis.task.target.plain() == {"kind": "binary", "utility": "sepsis2019"}
+    assert check(yaml.safe_load(dump_settings(sepsis))) == sepsis
+
+
+@pytest.mark.parametrize(("words", "message"), MISFITS, ids=lambda value: str(value)[:50])
+def test_choices_that_exclude_each_other_are_refused_in_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

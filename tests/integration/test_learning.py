@@ -19,7 +19,7 @@ from ehrseq.training import inference
 from ehrseq.training.schedule import cosine_with_warmup
 from ehrseq.workflows import experiment, prepare
 from ehrseq.workflows.build import build_model
-from ehrseq.workflows.learn import learn, positive_weight
+from ehrseq.workflows.learn import learn
 from ehrseq.workflows.runs import open_run
 
 
@@ -85,7 +85,7 @@ def test_batch_size_changes_no_prediction(
     ]
     settings = settings_for(tmp_path, *words)
     torch.manual_seed(0)
-    net = build_model(settings.model, len(store.codes), len(store.statics))
+    net = build_model(settings.model, settings.task.target, settings.loss, len(store.codes), len(store.statics))
     dataset = HistoryDataset(represent(store, settings.representation), store.samples("held_out")[:40])
     scores = []
     for size in (1, 7, 40):
@@ -93,7 +93,7 @@ def test_batch_size_changes_no_prediction(
         scores.append(inference.score(net, dataset.ordered(loader), torch.device("cpu")))
     for other in scores[1:]:
         assert other.samples.tolist() == scores[0].samples.tolist() == dataset.samples.tolist()
-        np.testing.assert_allclose(other.probability, scores[0].probability, atol=1e-6)
+        np.testing.assert_allclose(other.prediction, scores[0].prediction, atol=1e-6)
 
 
 def test_one_batch_can_be_overfitted(small: tuple[Settings, Store], tmp_path: Path) -> None:
@@ -130,14 +130,6 @@ def test_permuted_labels_keep_each_splits_prevalence(small: tuple[Settings, Stor
         assert permuted.sample_label[rows].sum() == arrays.sample_label[rows].sum()
     assert (permuted.sample_label != arrays.sample_label).any()
     assert permute_labels(arrays, seed=1).sample_label.tolist() == permuted.sample_label.tolist()
-
-
-def test_class_weights() -> None:
-    optim = load_settings().optim
-    targets = np.array([0, 0, 0, 1], np.float32)
-    assert positive_weight(optim, targets) == 1.0
-    assert positive_weight(optim.model_copy(update={"class_weight": "balanced"}), targets) == 3.0
-    assert positive_weight(optim.model_copy(update={"class_weight": 2.5}), targets) == 2.5
 
 
 def test_schedule_against_its_definition() -> None:

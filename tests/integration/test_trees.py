@@ -105,7 +105,7 @@ def test_prediction_equals_the_evaluation_and_company_changes_nothing(work: Path
     store = prepare.run(trained.settings.model_copy(update={"paths": paths})).open()
     scorer, samples = trained.scorer(), store.samples("held_out")
     together = scorer.score(store, samples, trained.settings)
-    np.testing.assert_array_equal(together, evaluated["probability"].to_numpy())
+    np.testing.assert_array_equal(together[:, 0], evaluated["probability"].to_numpy())
     for place in (0, 150, 299):
         alone = scorer.score(store, samples[place : place + 1], trained.settings)
         assert alone[0] == together[place]
@@ -162,7 +162,7 @@ def test_what_trees_do_not_read_makes_no_other_run(work: Path) -> None:
     assert key("representation=events", "loader.batch_size=3", "optim=adam") == key()
     for word in (
         "trainer.monitor=tuning/auprc",
-        "optim.class_weight=balanced",
+        "loss.class_weight=balanced",
         "seed=2",
         "model.summary.max_features=3",
     ):

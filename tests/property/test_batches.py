@@ -67,7 +67,7 @@ def stores(draw: st.DrawFn) -> Store:
         sample_time=np.array([cut for _, cut in samples], np.int64),
         sample_begin=begin,
         sample_end=np.array(end, np.int64),
-        sample_label=np.arange(len(samples), dtype=np.float32) % 2,
+        sample_label=np.arange(len(samples), dtype=np.float32)[:, None] % 2,
         sample_split=np.zeros(len(samples), np.int8),
     )
     # The last code is one that carries no numbers; the second is the most frequent.
@@ -91,7 +91,7 @@ def slow_grid(store: Store, config: GridConfig, sample: int) -> dict[str, Any]:
     events = known_events(store, sample)
     oldest = max((age for age, _, _ in events), default=0)
     steps = 1
-    while steps * width < oldest:
+    while steps * width <= oldest:
         steps += 1
     steps = min(steps, config.max_steps)
     chosen = list(range(len(CODES))) if config.max_features is None else [1][: config.max_features]
@@ -101,13 +101,12 @@ def slow_grid(store: Store, config: GridConfig, sample: int) -> dict[str, Any]:
         youngest, eldest = (steps - 1 - step) * width, (steps - step) * width
         for column, code in enumerate(chosen):
             known = [event for event in events if event[1] == code and event[0] >= youngest]
-            known = [event for event in known if event[0] > youngest or youngest == 0]
-            here = [event for event in known if event[0] <= eldest]
+            here = [event for event in known if event[0] < eldest]
             observed[step, column] = bool(here)
             if known:
                 last = min(age for age, _, _ in known)
                 since[step, column] = (last - youngest) / HOUR
-                bins = [-(-age // width) - 1 if age else 0 for age, _, _ in known]
+                bins = [age // width for age, _, _ in known]
                 # What came before the first kept step counts as one bin of its own.
                 bins = [min(number, steps) for number in bins]
                 latest = [event for event, number in zip(known, bins, strict=True) if number == min(bins)]

@@ -31,10 +31,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def table_of(store: Store, *words: str) -> pl.DataFrame:
     settings = load_settings(words)
     torch.manual_seed(0)
-    model = build_model(settings.model, len(store.codes), len(store.statics))
+    model = build_model(settings.model, settings.task.target, settings.loss, len(store.codes), len(store.statics))
     dataset = HistoryDataset(represent(store, settings.representation), store.samples("held_out"))
     outputs = predictions(model, dataset.ordered(settings.loader), torch.device("cpu"))
-    return attention_table(outputs, store)
+    return attention_table(outputs, store, model.objective.risk)
 
 
 @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
@@ -59,9 +59,7 @@ def test_small_groups_are_left_out(store: Store) -> None:
     assert cohort["histories"].min() >= 11  # type: ignore[operator]
     assert set(cohort["risk_group"]) == {1, 2, 3, 4}
     cell = cohort.row(0, named=True)
-    order = (
-        table.group_by("sample").agg(pl.col("probability").first()).sort("probability", "sample")["sample"].to_list()
-    )
+    order = table.group_by("sample").agg(pl.col("risk").first()).sort("risk", "sample")["sample"].to_list()
     lowest = order[: len(order) // 4]
     expected = table.filter(pl.col("sample").is_in(lowest), pl.col("hours_before") == cell["hours_before"])
     assert cell["attention"] == pytest.approx(expected["attention"].cast(pl.Float64).mean())
@@ -71,7 +69,7 @@ def test_small_groups_are_left_out(store: Store) -> None:
 def test_pictures_are_pictures(store: Store, tmp_path: Path) -> None:
     table = table_of(store)
     chosen = choose_histories(table, store, 4)
-    assert store.arrays.sample_label[chosen].tolist() == [1, 1, 0, 0]
+    assert store.arrays.sample_label[chosen, 0].tolist() == [1, 1, 0, 0]
     for sample in [*chosen, int(store.samples("held_out")[0])]:
         draw_timeline(store, table.filter(pl.col("sample") == sample), "title", 1.0, tmp_path / f"{sample}.png")
     draw_heat_map(cohort_attention(table, 1.0, groups=4), 1.0, tmp_path / "heat.png")

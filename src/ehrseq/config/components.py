@@ -6,7 +6,7 @@ without importing torch; a test holds these schemas against the constructors.
 """
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -44,9 +44,23 @@ def is_allowed(target: str) -> bool:
 
 
 class Component(BaseModel):
-    """A class to build, by its dotted name, and the arguments to build it with."""
+    """A class to build, by its dotted name, and the arguments to build it with.
+
+    Attributes:
+        grid_only: Of embeddings and encoders, whether they read the representation `grid` only.
+        gives_attention: Of encoders and poolings, whether they weigh the steps.
+        at_steps: Of poolings, whether they can pool at every step what has come so far.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    grid_only: ClassVar[bool] = False
+    gives_attention: ClassVar[bool] = False
+    at_steps: ClassVar[bool] = False
+
+    def looks_ahead(self) -> str:
+        """Of encoders, what makes a step depend on later ones (`.bidirectional=true`); empty if nothing does."""
+        return ""
 
     target: str = Field(alias="_target_")
 
@@ -59,6 +73,10 @@ class CustomComponent(Component):
     """A component without a schema of its own: its constructor checks the arguments."""
 
     model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    # What is not known is not refused here.
+    gives_attention: ClassVar[bool] = True
+    at_steps: ClassVar[bool] = True
 
 
 class SyntheticSource(Component):
@@ -140,6 +158,8 @@ class WindowLabels(Component):
 class GridEmbedding(Component):
     """Arguments of the grid embedding that are not counted from the data."""
 
+    grid_only: ClassVar[bool] = True
+
     projection: PositiveInt | None = None
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
@@ -168,13 +188,79 @@ class RecurrentEncoder(Component):
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0
 
+    def looks_ahead(self) -> str:
+        """Reading backward sees later steps."""
+        return ".bidirectional=true" if self.bidirectional else ""
+
+
+class ChannelwiseLSTMEncoder(Component):
+    """Arguments of the channel-wise LSTM that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    channel_size: PositiveInt = 8
+    bidirectional_channels: bool = True
+    hours_since: bool = False
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+    def looks_ahead(self) -> str:
+        """Reading backward sees later steps."""
+        return ".bidirectional_channels=true" if self.bidirectional_channels else ""
+
+
+class ConvLSTMEncoder(Component):
+    """Arguments of convolutions before an LSTM."""
+
+    channels: PositiveInt = 64
+    kernel_size: PositiveInt = 3
+    num_conv_layers: PositiveInt = 2
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    conv_dropout: Probability = 0.0
+
+
+class RetainEncoder(Component):
+    """Arguments of RETAIN."""
+
+    gives_attention: ClassVar[bool] = True
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+
+    def looks_ahead(self) -> str:
+        """Its nets read each history from its end."""
+        return " RetainEncoder"
+
 
 class PlainPooling(Component):
-    """Poolings without arguments."""
+    """Poolings without arguments that weigh the steps."""
+
+    gives_attention: ClassVar[bool] = True
+    at_steps: ClassVar[bool] = True
+
+
+class SumPooling(Component):
+    """The sum, without arguments."""
+
+    at_steps: ClassVar[bool] = True
+
+
+class MaxPooling(Component):
+    """Arguments of the maximum."""
+
+    at_steps: ClassVar[bool] = True
+
+    with_last: bool = False
 
 
 class AttentionPooling(Component):
     """Arguments of additive attention."""
+
+    gives_attention: ClassVar[bool] = True
 
     attention_size: PositiveInt = 32
     query: Literal["learned", "last"] = "last"
@@ -182,8 +268,18 @@ class AttentionPooling(Component):
     with_max: bool = False
 
 
-class BinaryHead(Component):
-    """Arguments of the binary head."""
+class MultiHeadAttentionPooling(Component):
+    """Arguments of scaled dot-product attention."""
+
+    gives_attention: ClassVar[bool] = True
+
+    num_heads: PositiveInt = 4
+    head_size: PositiveInt = 16
+    query: Literal["learned", "last"] = "last"
+
+
+class Head(Component):
+    """Arguments of the head."""
 
     hidden_size: PositiveInt | None = None
     dropout: Probability = 0.0
@@ -235,11 +331,16 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
+    "ehrseq.nn.RetainEncoder": RetainEncoder,
+    "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
+    "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
-    "ehrseq.nn.MaxPooling": PlainPooling,
+    "ehrseq.nn.SumPooling": SumPooling,
+    "ehrseq.nn.MaxPooling": MaxPooling,
     "ehrseq.nn.AttentionPooling": AttentionPooling,
-    "ehrseq.nn.BinaryHead": BinaryHead,
+    "ehrseq.nn.Head": Head,
+    "ehrseq.nn.MultiHeadAttentionPooling": MultiHeadAttentionPooling,
     "ehrseq.nn.SummaryShortcut": SummaryShortcut,
     "ehrseq.baselines.GradientBoosting": GradientBoosting,
     "torch.optim.Adam": Adam,

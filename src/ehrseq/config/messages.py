@@ -20,6 +20,8 @@ def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
     location = list(fault["loc"])
     if location[:1] in (["representation"], ["model"]):
         del location[1:2]  # which representation or kind of model it is, as pydantic counts
+    elif location[:2] == ["task", "target"]:
+        del location[2:3]
     path = [str(part) for part in location if not _is_branch(str(part))]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
@@ -57,7 +59,11 @@ def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
             candidates = [annotation, *get_args(annotation)]
             candidates = [get_args(item)[0] if get_origin(item) is Annotated else item for item in candidates]
             models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-            named = [item for item in models if node.get("name") in get_args(_annotation(item, "name"))]
+            named = [
+                item
+                for item in models
+                if any(node.get(tag) in get_args(_annotation(item, tag)) for tag in ("name", "kind"))
+            ]
             model = min(named or models, key=lambda item: len(item.model_fields.keys() - node.keys()))
     return [field.alias or name for name, field in model.model_fields.items()]
 

@@ -7,10 +7,9 @@ look.
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -19,32 +18,22 @@ from pydantic import (
 )
 
 from ehrseq.config.components import AnyComponent
-from ehrseq.files import digest_json
+from ehrseq.config.fit import find_misfit
+from ehrseq.config.section import Section
+from ehrseq.config.targets import Target
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+# One history a prediction, or one a subject with an output at every step.
+Outputs = Literal["last", "steps"]
 SplitName = Literal["train", "tuning", "held_out"]
 
 
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def plain(self) -> dict[str, Any]:
-        """The section as plain JSON types, under the names that the YAML uses."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def digest(self) -> str:
-        """A digest of all values in the section."""
-        return digest_json(self.plain())
-
-
 class Task(Section):
-    """What is predicted: the labels' name and target type, and where they come from (null: the source gives them)."""
+    """What is predicted: the labels' name, the kind of outcome, where they come from (null: the source gives them)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-    target: Literal["binary"]
+    target: Target
     labels: AnyComponent | None
 
 
@@ -131,7 +120,7 @@ RepresentationConfig = Annotated[GridConfig | TimepointsConfig | EventsConfig, F
 
 
 class Model(Section):
-    """The blocks of the network, built in this order: steps in, one logit out."""
+    """The blocks of the network, built in this order: steps in, the outputs that the target needs out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     embedding: AnyComponent
@@ -149,7 +138,7 @@ class SummaryConfig(Section):
 
 
 class Trees(Section):
-    """Gradient-boosted trees in place of a network: a summary of each history in, one probability out."""
+    """Gradient-boosted trees in place of a network: a summary of each history in, its predictions out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     summary: SummaryConfig
@@ -169,13 +158,22 @@ AnyModel = Annotated[
 
 
 class Optim(Section):
-    """Optimiser, learning-rate schedule, weight of the positive class."""
+    """Optimiser, learning-rate schedule, averaging of the weights."""
 
     optimizer: AnyComponent
     schedule: Literal["cosine", "plateau", "constant"]
     warmup_epochs: NonNegativeInt
-    class_weight: Literal["none", "balanced"] | PositiveFloat
     weight_averaging: Share | None
+
+
+class Loss(Section):
+    """How errors count: for rare outcomes, and against overconfidence."""
+
+    class_weight: Literal["none", "balanced"] | PositiveFloat
+    focal: NonNegativeFloat
+    logit_adjustment: NonNegativeFloat
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    target_replication: Probability
 
 
 class Trainer(Section):
@@ -186,7 +184,7 @@ class Trainer(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_epochs: PositiveInt
     patience: PositiveInt | None
-    monitor: Literal["tuning/auroc", "tuning/auprc", "tuning/loss"]
+    monitor: Annotated[str, Field(pattern=r"^tuning/[a-z_0-9]+$")]
     gradient_clip: PositiveFloat | None
     deterministic: bool
     progress: Literal["auto"] | bool
@@ -248,9 +246,11 @@ class Settings(Section):
     source: AnyComponent
     task: Task
     representation: RepresentationConfig
+    outputs: Outputs
     explain: Explain
     model: AnyModel
     optim: Optim
+    loss: Loss
     trainer: Trainer
     tracking: Tracking
     seed: NonNegativeInt
@@ -267,6 +267,6 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
-        if isinstance(self.model, Trees) and self.explain.enabled:
-            raise ValueError(f"model={self.model.name} has no attention to explain; use explain=none")
+        if misfit := find_misfit(self):
+            raise ValueError(misfit)
         return self

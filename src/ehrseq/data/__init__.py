@@ -1,13 +1,14 @@
 """From a store to padded batches."""
 
-from ehrseq.config.schema import EventsConfig, GridConfig, RepresentationConfig, TimepointsConfig
-from ehrseq.data.batch import EventBatch, GridBatch, SequenceBatch, TimepointBatch
+from ehrseq.config.schema import EventsConfig, GridConfig, Outputs, RepresentationConfig, TimepointsConfig
+from ehrseq.data.batch import EventBatch, GridBatch, SequenceBatch, StepBatch, TimepointBatch
 from ehrseq.data.dataset import HistoryDataset
 from ehrseq.data.events import Events
 from ehrseq.data.grid import Grid
 from ehrseq.data.representation import Representation
 from ehrseq.data.sampler import OrderedBatches, ShuffledBatches
 from ehrseq.data.timepoints import Timepoints
+from ehrseq.data.trajectories import Trajectories
 from ehrseq.store.format import Store
 
 __all__ = [
@@ -20,16 +21,25 @@ __all__ = [
     "Representation",
     "SequenceBatch",
     "ShuffledBatches",
+    "StepBatch",
     "TimepointBatch",
     "Timepoints",
+    "Trajectories",
     "represent",
 ]
 
 
-def represent(store: Store, config: RepresentationConfig) -> Representation:
-    """The representation that a configuration describes."""
+def represent(store: Store, config: RepresentationConfig, outputs: Outputs = "last") -> Representation:
+    """The representation that a configuration describes.
+
+    Args:
+        store: The data.
+        config: How histories become steps.
+        outputs: "last": a history a prediction; "steps": a history a subject, see `Trajectories`.
+    """
     if isinstance(config, GridConfig):
-        return Grid(store, config)
+        grid = Grid(store, config)
+        return Trajectories(grid) if outputs == "steps" else grid
     if isinstance(config, EventsConfig):
         return Events(store, config)
     assert isinstance(config, TimepointsConfig)

@@ -17,7 +17,7 @@ class SequenceBatch:
         hours_before: (B, T) float32, hours from the end of each step to prediction_time; 0 on padding.
         statics: (B, S) float32.
         lengths: (B,) int64, real steps of each history, at least 1; steps from there on are padding.
-        targets: (B,) float32, 0 or 1; NaN where there is no outcome.
+        targets: (B, L) float32, outcomes, see `ehrseq.tasks.Outcomes`; NaN where unknown.
         samples: (B,) int64, sample numbers in the store: whose history each row is.
     """
 
@@ -103,6 +103,18 @@ class GridBatch(SequenceBatch):
     values: Tensor
     observed: Tensor
     hours_since: Tensor
+
+
+@dataclass(frozen=True)
+class StepBatch(GridBatch):
+    """A grid with outcomes at many steps. Times count from the first step on, as negative `hours_before`.
+
+    Attributes:
+        targets: (B, T, L) float32, the outcomes of the prediction at the end of each step; NaN where there is none.
+        samples: (B, T) int64, whose prediction it is: sample numbers in the store; -1 where there is none.
+    """
+
+    stepped: ClassVar[tuple[str, ...]] = (*GridBatch.stepped, "targets", "samples")
 
 
 @dataclass(frozen=True)

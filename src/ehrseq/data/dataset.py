@@ -18,8 +18,13 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     An index is an array of positions, and what it gives is a finished batch: there is no Python work a sample.
 
+    Attributes:
+        outcomes: (M, L) of all samples.
+        samples: Those that a row of a batch is made for, see `Representation.units`.
+        lengths: Steps of each of these.
+
     Args:
-        grid: Cuts histories out of the store.
+        representation: Cuts histories out of the store.
         samples: (M,) sample numbers.
         cache_gib: If all histories fit into this much memory, each is cut once and kept; batches are the same either
         way.
@@ -27,7 +32,8 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def __init__(self, representation: Representation, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:
         self.representation = representation
-        self.samples = samples
+        self.outcomes = representation.store.arrays.sample_label[samples]
+        self.samples = samples = representation.units(samples)
         self.lengths = representation.lengths(samples)
         size = len(samples) * int(self.lengths.max(initial=0)) * representation.bytes_a_step
         self._cached = 0 < size <= cache_gib * 2**30
@@ -45,10 +51,6 @@ class HistoryDataset(Dataset[SequenceBatch]):
             batches = [self.representation.cut(part) for part in parts]
             self._whole = type(batches[0]).concatenate(batches)
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
-
-    def targets(self) -> NDArray[np.float32]:
-        """The labels, (M,)."""
-        return self.representation.store.arrays.sample_label[self.samples]
 
     def shuffled(self, config: Loader, seed: int, pin: bool = False) -> DataLoader[SequenceBatch]:
         """A loader for training."""

@@ -15,9 +15,9 @@ class Grid(Representation):
     """Cuts histories out of a store and bins them.
 
     With bins of w hours, step T - 1 - k of a history holds the events whose age at prediction_time lies in
-    (k w, (k + 1) w]; an event at prediction_time itself belongs to the last step. A history has as many steps as its
-    first event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts as
-    last seen.
+    [k w, (k + 1) w): a step is closed at its end, as the history is at prediction_time. A history has as many steps as
+    its first event is old, at least 1 and at most `max_steps`. What happened before the first kept step still counts
+    as last seen.
 
     Attributes:
         names: The F features; all codes of the store, or those that most train subjects have.
@@ -57,16 +57,17 @@ class Grid(Representation):
 
     def _bin(self, age: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bins counted back from prediction_time."""
-        return np.maximum(-(-age // self.width) - 1, 0)
+        return age // self.width
 
-    def cut(self, samples: NDArray[np.int64]) -> GridBatch:
+    def cut(self, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None) -> GridBatch:
         """Make a batch.
 
         Args:
             samples: (B,) sample numbers.
+            lengths: (B,) steps of each; by default as many as `lengths` says.
         """
         arrays = self.store.arrays
-        lengths = self.lengths(samples)
+        lengths = self.lengths(samples) if lengths is None else lengths
         rows, steps, features = len(samples), int(lengths.max()), self.features
         begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
         row = np.repeat(np.arange(rows), end - begin)

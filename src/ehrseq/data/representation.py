@@ -32,6 +32,10 @@ class Representation(ABC):
         self.store = store
         self.names = store.codes
 
+    def units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples that a row of a batch is made for; what else there is among `samples` is in their rows."""
+        return samples
+
     @abstractmethod
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Steps of each sample's history, (M,)."""

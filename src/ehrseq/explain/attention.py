@@ -1,9 +1,10 @@
 """Attention weights of whole cohorts as a tidy table."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from ehrseq.data.batch import SequenceBatch
 from ehrseq.errors import RunError
@@ -11,16 +12,19 @@ from ehrseq.nn import Prediction
 from ehrseq.store import Store
 
 
-def attention_table(outputs: Iterable[tuple[SequenceBatch, Prediction]], store: Store) -> pl.DataFrame:
+def attention_table(
+    outputs: Iterable[tuple[SequenceBatch, Prediction]], store: Store, risk: Callable[[Tensor], Tensor]
+) -> pl.DataFrame:
     """One row a real step of each history.
 
     Args:
         outputs: Batches and what the network said about them.
         store: Where the histories come from.
+        risk: Outputs to one number a history, `Objective.risk`.
 
     Returns:
         `sample`, `subject_id`, `prediction_time`, `step` (from 0), `hours_before` (from the end of the step to
-        prediction_time), `attention` (sums to one over a history), `probability`; sorted by sample and step.
+        prediction_time), `attention` (sums to one over a history), `risk` ; sorted by sample and step.
 
     Raises:
         RunError: If the model gives no attention.
@@ -42,7 +46,7 @@ def attention_table(outputs: Iterable[tuple[SequenceBatch, Prediction]], store: 
                     "step": step,
                     "hours_before": batch.hours_before.cpu().double().numpy()[row, step],
                     "attention": prediction.attention.cpu().float().numpy()[row, step],
-                    "probability": prediction.logits.cpu().double().sigmoid().numpy()[row],
+                    "risk": risk(prediction.output.double()).cpu().numpy()[row],
                 }
             )
         )
@@ -56,7 +60,7 @@ def attention_table(outputs: Iterable[tuple[SequenceBatch, Prediction]], store: 
         "step",
         "hours_before",
         "attention",
-        "probability",
+        "risk",
     )
 
 
@@ -82,9 +86,7 @@ def cohort_attention(
         `risk_group` (1 is the lowest), `hours_before` (from the end of the bin), `histories` (that reach back so far),
         `attention`, sorted.
     """
-    risks = (
-        table.group_by("sample").agg(pl.col("probability").first()).sort("probability", "sample").with_row_index("rank")
-    )
+    risks = table.group_by("sample").agg(pl.col("risk").first()).sort("risk", "sample").with_row_index("rank")
     risks = risks.select(
         "sample", (pl.col("rank") * groups // max(risks.height, 1) + 1).cast(pl.Int64).alias("risk_group")
     )
@@ -117,13 +119,11 @@ def choose_histories(table: pl.DataFrame, store: Store, count: int) -> list[int]
         store: Where the labels are.
         count: How many.
     """
-    risks = (
-        table.group_by("sample")
-        .agg(pl.col("probability").first())
-        .sort(["probability", "sample"], descending=[True, False])
-    )
+    risks = table.group_by("sample").agg(pl.col("risk").first()).sort(["risk", "sample"], descending=[True, False])
     samples = risks["sample"].to_numpy()
-    label = store.arrays.sample_label[samples]
-    positive, negative = samples[label == 1], samples[label != 1]
+    outcome = store.arrays.sample_label[samples]
+    # The last column says yes or no, or which event it was; of other outcomes the upper half stands for yes.
+    label = outcome[:, -1] > (0 if len(np.unique(outcome[:, -1])) < 3 else np.median(outcome[:, -1]))
+    positive, negative = samples[label], samples[~label]
     chosen = [*positive[: (count + 1) // 2], *negative[: count // 2]]
     return [int(sample) for sample in chosen]

@@ -13,6 +13,7 @@ SPLITS_FILE = "metadata/subject_splits.parquet"
 SUBJECT_ID, TIME, CODE, NUMERIC_VALUE = "subject_id", "time", "code", "numeric_value"
 TEXT_VALUE = "text_value"
 PREDICTION_TIME, BOOLEAN_VALUE = "prediction_time", "boolean_value"
+INTEGER_VALUE, FLOAT_VALUE, CATEGORICAL_VALUE = "integer_value", "float_value", "categorical_value"
 
 UPGRADE_HINT = (
     "write it anew with a current release of its extraction, or rename and cast as "

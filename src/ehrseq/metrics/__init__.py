@@ -11,9 +11,11 @@ from ehrseq.metrics.binary import (
     roc_curve,
 )
 from ehrseq.metrics.intervals import Estimate, evaluate_binary
-from ehrseq.metrics.utility import best_threshold, normalised_utility, total_utility
+from ehrseq.metrics.outcomes import HEADLINE, evaluate_predictions
+from ehrseq.metrics.utility import best_threshold, evaluate_utility, normalised_utility, total_utility
 
 __all__ = [
+    "HEADLINE",
     "Estimate",
     "auroc",
     "average_precision",
@@ -21,6 +23,8 @@ __all__ = [
     "brier",
     "ece",
     "evaluate_binary",
+    "evaluate_predictions",
+    "evaluate_utility",
     "log_loss",
     "normalised_utility",
     "precision_recall_curve",

@@ -1,5 +1,6 @@
 """Metrics with intervals: a bootstrap that draws subjects, since the predictions of one subject are not independent."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +57,11 @@ def evaluate_binary(
     drawn = (
         bootstrap(labels, probabilities, np.asarray(subject), replicates, seed) if replicates and len(labels) else {}
     )
-    return {name: _estimate(points[name], drawn.get(name), level) for name in METRICS}
+    return {name: estimate(points[name], drawn.get(name), level) for name in METRICS}
 
 
-def _estimate(point: float, drawn: Floats | None, level: float) -> Estimate:
+def estimate(point: float, drawn: Floats | None, level: float) -> Estimate:
+    """A figure with the percentile interval of its bootstrap replicates, as far as they are defined."""
     if np.isnan(point):
         return Estimate(None, None, None)
     defined = drawn[~np.isnan(drawn)] if drawn is not None else np.empty(0)
@@ -67,6 +69,34 @@ def _estimate(point: float, drawn: Floats | None, level: float) -> Estimate:
         return Estimate(point, None, None)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(point, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap samples as rows of weights, (R, N) at a time: how often each prediction was drawn.
+
+    Attributes:
+        subject: (N,) whose prediction each is; subjects are drawn, with all that is theirs.
+        replicates: How many in all.
+        seed: Of the draws.
+    """
+
+    subject: NDArray[np.generic]
+    replicates: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Floats]:
+        if not len(self.subject):
+            return
+        _, cluster = np.unique(self.subject, return_inverse=True)
+        clusters = int(cluster.max()) + 1
+        as_they_are = np.array_equal(cluster, np.arange(clusters))
+        generator = np.random.default_rng(self.seed)
+        size = max(1, _CHUNK_BYTES // (8 * len(self.subject)))
+        for start in range(0, self.replicates, size):
+            draws = generator.integers(clusters, size=(min(size, self.replicates - start), clusters))
+            drawn = np.stack([np.bincount(row, minlength=clusters) for row in draws]).astype(np.float64)
+            yield drawn if as_they_are else drawn[:, cluster]
 
 
 def bootstrap(
@@ -81,24 +111,13 @@ def bootstrap(
     """
     order = np.argsort(-probability, kind="stable")
     label, probability, subject = label[order], probability[order], subject[order]
-    _, cluster = np.unique(subject, return_inverse=True)
-    clusters = int(cluster.max()) + 1
-    single = clusters == len(label)
     ends = np.append(np.flatnonzero(np.diff(probability)), len(label) - 1)
     per_row = np.column_stack([(probability - label) ** 2, log_losses(label, probability), label])
     bins = mass_bins(probability, _ECE_BINS)
     gap = np.zeros((len(label), _ECE_BINS))
     gap[np.arange(len(label)), bins] = probability - label
     columns = np.column_stack([per_row, gap])
-    generator = np.random.default_rng(seed)
-    size = max(1, _CHUNK_BYTES // (8 * len(label)))
-    parts = []
-    for start in range(0, replicates, size):
-        count = min(size, replicates - start)
-        draws = generator.integers(clusters, size=(count, clusters))
-        drawn = np.stack([np.bincount(row, minlength=clusters) for row in draws]).astype(np.float64)
-        weights = drawn if single and np.array_equal(cluster, np.arange(clusters)) else drawn[:, cluster]
-        parts.append(_metrics(weights, label, ends, columns))
+    parts = [_metrics(weights, label, ends, columns) for weights in Draws(subject, replicates, seed)]
     table = np.concatenate(parts)
     return {name: table[:, column] for column, name in enumerate(METRICS)}
 

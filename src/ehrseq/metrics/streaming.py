@@ -1,11 +1,89 @@
 """Metrics that training watches: exact, accumulated over a whole split."""
 
-from torchmetrics import MetricCollection
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+from torch import Tensor, nn
+from torchmetrics import MeanAbsoluteError, Metric, MetricCollection, R2Score
+from torchmetrics.classification import (
+    BinaryAUROC,
+    BinaryAveragePrecision,
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCohenKappa,
+    MultilabelAUROC,
+    MultilabelAveragePrecision,
+)
+
+from ehrseq.config.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    SurvivalTarget,
+    Target,
+)
+
+_UNKNOWN = -1
 
 
-def binary_collection(prefix: str) -> MetricCollection:
-    """AUROC and AUPRC of probabilities (B,) against labels (B,), as `<prefix>auroc` and `<prefix>auprc`."""
-    return MetricCollection(
-        {"auroc": BinaryAUROC(thresholds=None), "auprc": BinaryAveragePrecision(thresholds=None)}, prefix=prefix
-    )
+class WatchedMetrics(nn.Module):
+    """The metrics of one kind of target, `ehrseq.config.targets.WATCHED`.
+
+    Args:
+        target: What is predicted.
+        prefix: Of the metrics' names.
+    """
+
+    def __init__(self, target: Target, prefix: str) -> None:
+        super().__init__()
+        self.kind = target.kind
+        self.metrics = MetricCollection(_metrics(target), prefix=prefix)
+
+    def update(self, prediction: Tensor, outcome: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            prediction: (B, P).
+            outcome: (B, L), NaN where unknown.
+        """
+        if not len(self.metrics):
+            return
+        if self.kind == "multilabel":
+            self.metrics.update(prediction, outcome.nan_to_num(_UNKNOWN).long())
+            return
+        known = ~outcome[:, 0].isnan()
+        prediction, outcome = prediction[known], outcome[known, 0]
+        if self.kind in ("binary", "regression"):
+            prediction = prediction[:, 0]
+        if self.kind != "regression":
+            outcome = outcome.long()
+        self.metrics.update(prediction, outcome)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures of all batches since the last call, by name."""
+        if not len(self.metrics):
+            return {}
+        figures: dict[str, Tensor] = self.metrics.compute()
+        self.metrics.reset()
+        return figures
+
+
+def _metrics(target: Target) -> dict[str, Metric | MetricCollection]:
+    match target:
+        case MulticlassTarget(classes=classes):
+            return {
+                "auroc": MulticlassAUROC(len(classes), thresholds=None),
+                "accuracy": MulticlassAccuracy(len(classes), average="micro"),
+            }
+        case MultilabelTarget(labels=labels):
+            return {
+                "auroc": MultilabelAUROC(len(labels), ignore_index=_UNKNOWN),
+                "auprc": MultilabelAveragePrecision(len(labels), ignore_index=_UNKNOWN),
+            }
+        case OrdinalTarget(edges=edges):
+            return {"kappa": MulticlassCohenKappa(len(edges) + 1, weights="quadratic")}
+        case BinaryTarget():
+            return {"auroc": BinaryAUROC(thresholds=None), "auprc": BinaryAveragePrecision(thresholds=None)}
+        case RegressionTarget():
+            return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+        case SurvivalTarget():
+            return {}

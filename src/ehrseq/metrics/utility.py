@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ehrseq.metrics.intervals import Draws, Estimate, estimate
+
 Floats = NDArray[np.float64]
 # Hours from onset between which an alarm counts, and at which it is worth most.
 EARLY, OPTIMAL, LATE = -12, -6, 3
@@ -111,6 +113,48 @@ def best_threshold(subject: ArrayLike, label: ArrayLike, score: ArrayLike) -> Th
     thresholds = np.append(np.inf, scores[ends])
     best = int(np.argmax(total))
     return Threshold(float(thresholds[best]), float(total[best] / possible))
+
+
+def evaluate_utility(
+    subject: ArrayLike,
+    label: ArrayLike,
+    alarm: ArrayLike,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """The normalised utility with a percentile bootstrap interval (Efron 1979), drawn by subject.
+
+    It is a ratio of sums over subjects, so that a sample is a row of weights of their sums.
+
+    Args:
+        subject: (N,) whose hour each is.
+        label: (N,) of 0 and 1; the hours of a subject in order, from the first of the stay.
+        alarm: (N,) of 0 and 1.
+        replicates: How many samples are drawn; 0 gives no interval.
+        seed: The same seed gives the same interval.
+        level: Coverage of the interval.
+    """
+    hourly = hourly_utility(subject, label)
+    raised = np.asarray(alarm, np.float64) == 1
+    people, who = np.unique(np.asarray(subject), return_inverse=True)
+    hours = (
+        np.where(raised, hourly.alarm, hourly.silence),
+        hourly.silence,
+        np.where(hourly.best == 1, hourly.alarm, hourly.silence),
+    )
+    sums = np.column_stack([np.bincount(who, weights=worth, minlength=len(people)) for worth in hours])
+    drawn = [_normalise(weights @ sums) for weights in Draws(people, replicates, seed)]
+    point = float(_normalise(sums.sum(axis=0)[None])[0])
+    return estimate(point, np.concatenate(drawn) if drawn else None, level)
+
+
+def _normalise(sums: Floats) -> Floats:
+    """Normalised utilities (R,) of sums (R, 3) of what the alarms, silence and the best alarms are worth."""
+    observed, silent, best = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(best > silent, (observed - silent) / (best - silent), np.nan)
 
 
 def _gains(subject: ArrayLike, label: ArrayLike) -> tuple[Floats, float]:

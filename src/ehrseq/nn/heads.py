@@ -1,4 +1,4 @@
-"""Heads: a pooled history to the prediction."""
+"""Heads: a pooled history to the outputs that the objective needs."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from ehrseq.nn.checks import check_count, check_probability
 
 
-class BinaryHead(nn.Module):
-    """One logit a history, linear or with one hidden ReLU layer.
+class Head(nn.Module):
+    """O outputs a history, linear or with one hidden ReLU layer.
 
     Args:
         input_size: H', the size of the pooled vector.
+        outputs: O.
         num_statics: S, the number of static features to read beside the vector; with 0 they are not read.
         hidden_size: Size of the hidden layer; none by default.
         dropout: Dropout probability before each linear layer.
@@ -20,10 +21,16 @@ class BinaryHead(nn.Module):
     """
 
     def __init__(
-        self, input_size: int, num_statics: int = 0, hidden_size: int | None = None, dropout: float = 0.0
+        self,
+        input_size: int,
+        outputs: int = 1,
+        num_statics: int = 0,
+        hidden_size: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_size = check_count("input_size", input_size)
+        self.outputs = check_count("outputs", outputs)
         self.num_statics = check_count("num_statics", num_statics, least=0)
         check_probability("dropout", dropout)
         size = input_size + num_statics
@@ -32,7 +39,13 @@ class BinaryHead(nn.Module):
             check_count("hidden_size", hidden_size)
             layers += [nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout)]
             size = hidden_size
-        self.layers = nn.Sequential(*layers, nn.Linear(size, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(size, outputs))
+
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The only layer, which reads [pooled, statics], or None if there is a hidden one."""
+        last = self.layers[-1]
+        return last if len(self.layers) == 2 and isinstance(last, nn.Linear) else None
 
     def forward(self, pooled: Tensor, statics: Tensor) -> Tensor:
         """Predict.
@@ -42,9 +55,9 @@ class BinaryHead(nn.Module):
             statics: Normalised static features, (B, S); any shape if they are not read.
 
         Returns:
-            Logits of the positive class, (B,).
+            (B, O).
         """
         if self.num_statics:
             pooled = torch.cat([pooled, statics.to(pooled.dtype)], dim=-1)
-        logits: Tensor = self.layers(pooled)
-        return logits.squeeze(-1)
+        output: Tensor = self.layers(pooled)
+        return output

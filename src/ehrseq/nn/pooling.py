@@ -43,6 +43,16 @@ class Pooling(nn.Module, ABC):
     output_size: int
     gives_attention: bool = True
 
+    def steps(self, hidden: Tensor) -> Tensor:  # noqa: ARG002
+        """Pool at each step what has come so far: (B, T, H) to (B, T, H').
+
+        Raises:
+            ConfigError: If this pooling has no such form.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} pools whole histories only; take LastPooling, MeanPooling or MaxPooling"
+        )
+
     def __init__(self, input_size: int, bidirectional: bool = False) -> None:
         super().__init__()
         self.input_size = check_count("input_size", input_size)
@@ -80,6 +90,10 @@ class LastPooling(Pooling):
             weights = (weights + first.to(weights.dtype)) / 2
         return Pooled(last_state(hidden, lengths, self.bidirectional), weights)
 
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden
+
 
 class MeanPooling(Pooling):
     """The mean of the real steps; each weighs one over their number."""
@@ -90,15 +104,52 @@ class MeanPooling(Pooling):
         weights = mask / lengths.clamp(min=1).unsqueeze(1)
         return Pooled(_weighted_sum(weights, hidden), weights)
 
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden.cumsum(1) / torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[:, None]
 
-class MaxPooling(Pooling):
-    """The largest value of each hidden unit over the real steps; no weights, as each unit has a step of its own."""
+
+class SumPooling(Pooling):
+    """The sum of the real steps, for encoders that weigh their steps themselves; no weights of its own."""
 
     gives_attention = False
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
         """Pool each history: (B, T, H) and (B,) to (B, H) and None."""
-        return Pooled(_masked_max(hidden, lengths), None)
+        return Pooled(_weighted_sum(step_mask(lengths, hidden.shape[1]), hidden), None)
+
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        return hidden.cumsum(1)
+
+
+class MaxPooling(Pooling):
+    """The largest value of each hidden unit over the real steps; no weights, as each unit has a step of its own.
+
+    Args:
+        input_size: H, the size of a hidden state.
+        with_last: Whether to put the last state after the maximum.
+        bidirectional: Whether hidden states are [forward; backward], see `Pooling`.
+    """
+
+    gives_attention = False
+
+    def __init__(self, input_size: int, with_last: bool = False, bidirectional: bool = False) -> None:
+        super().__init__(input_size, bidirectional)
+        self.with_last = check_flag("with_last", with_last)
+        self.output_size = input_size * (1 + with_last)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
+        """Pool each history: (B, T, H) and (B,) to (B, H') and None."""
+        largest = _masked_max(hidden, lengths)
+        if self.with_last:
+            largest = torch.cat([largest, last_state(hidden, lengths, self.bidirectional)], dim=-1)
+        return Pooled(largest, None)
+
+    def steps(self, hidden: Tensor) -> Tensor:
+        """See `Pooling.steps`."""
+        largest = hidden.cummax(1).values
+        return torch.cat([largest, hidden], dim=-1) if self.with_last else largest
 
 
 class AttentionPooling(Pooling):
@@ -157,6 +208,77 @@ class AttentionPooling(Pooling):
         if self.with_max:
             parts.append(_masked_max(hidden, lengths))
         return Pooled(torch.cat(parts, dim=-1), weights)
+
+
+class MultiHeadAttentionPooling(Pooling):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, "Attention Is All You Need"), masked.
+
+    a^n = softmax_t(q^n . K^n h_t / sqrt(d)) over real steps;  context = O [sum_t a^n_t V^n h_t, all n in a row].
+
+    q^n is Q^n h_last or, with `query="learned"`, a parameter. The vector is the context alone, of size H. The weights
+    are the mean over heads; `head_weights` gives each head's own.
+
+    Args:
+        input_size: H, the size of a hidden state.
+        num_heads: N, the number of heads.
+        head_size: d, the size of a head's query, keys and values.
+        query: "last" asks with the last state, "learned" with a parameter.
+        bidirectional: Whether hidden states are [forward; backward], see `Pooling`.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_heads: int = 4,
+        head_size: int = 16,
+        query: Literal["learned", "last"] = "last",
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__(input_size, bidirectional)
+        self.num_heads = check_count("num_heads", num_heads)
+        self.head_size = check_count("head_size", head_size)
+        check_choice("query", query, ("learned", "last"))
+        size = num_heads * head_size
+        self.key = nn.Linear(input_size, size, bias=False)
+        self.value = nn.Linear(input_size, size, bias=False)
+        self.output = nn.Linear(size, input_size, bias=False)
+        self.query = nn.Linear(input_size, size, bias=False) if query == "last" else None
+        if query == "learned":
+            self.question = nn.Parameter(torch.randn(size))
+
+    def head_weights(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """How much each head attends to each step.
+
+        Args:
+            hidden: Hidden states, (B, T, H).
+            lengths: Number of real steps of each history, (B,), integer.
+
+        Returns:
+            Weights that sum to one over the real steps of each head, exactly 0 on padding, float32 or float64,
+            (B, N, T).
+        """
+        keys = self._split(self.key(hidden))
+        if self.query is None:
+            query = self.question.expand(len(hidden), 1, -1)
+        else:
+            query = self.query(last_state(hidden, lengths, self.bidirectional)).unsqueeze(1)
+        scores = self._split(query.to(keys.dtype)) @ keys.transpose(2, 3) / self.head_size**0.5
+        mask = step_mask(lengths, hidden.shape[1])[:, None, None]
+        return masked_softmax(scores, mask).squeeze(2)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
+        """Pool each history: (B, T, H) and (B,) to (B, H) and (B, T)."""
+        weights = self.head_weights(hidden, lengths)
+        values = self._split(self.value(hidden))
+        contexts = weights.to(values.dtype).unsqueeze(2) @ values
+        return Pooled(self.output(contexts.flatten(1)), weights.mean(1))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Give each head its part: (B, T, N d) to (B, N, T, d)."""
+        return x.view(*x.shape[:2], self.num_heads, self.head_size).transpose(1, 2)
 
 
 def _weight_dtype(hidden: Tensor) -> torch.dtype:

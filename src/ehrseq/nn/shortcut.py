@@ -1,4 +1,4 @@
-"""A shortcut from the inputs to the logit, beside the recurrent way."""
+"""A shortcut from the inputs to the outputs, beside the recurrent way."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from ehrseq.nn.masking import last_state, step_mask
 
 
 class SummaryShortcut(nn.Module):
-    """A small network on a summary of each feature over the whole history, whose logit is added to the recurrent one.
+    """A small network on a summary of each feature over the whole history; its outputs are added to the recurrent ones.
 
     The summary of a feature is its mean, last, largest and smallest filled value and log(1 + how often it was
     observed). With few histories a recurrent net spends them on finding just these again; given them, it learns what
@@ -17,6 +17,7 @@ class SummaryShortcut(nn.Module):
     Args:
         num_features: F, the number of features of the grid.
         num_statics: S, the number of static features.
+        outputs: O, as many as the head has.
         hidden_size: Size of the hidden ReLU layer.
         input_dropout: Dropout probability of the summary.
         dropout: Dropout probability of the hidden layer.
@@ -31,6 +32,7 @@ class SummaryShortcut(nn.Module):
         self,
         num_features: int,
         num_statics: int,
+        outputs: int = 1,
         hidden_size: int = 32,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
@@ -42,11 +44,11 @@ class SummaryShortcut(nn.Module):
             nn.Linear(size, check_count("hidden_size", hidden_size)),
             nn.ReLU(),
             nn.Dropout(check_probability("dropout", dropout)),
-            nn.Linear(hidden_size, 1, bias=False),
+            nn.Linear(hidden_size, check_count("outputs", outputs), bias=False),
         )
 
     def forward(self, values: Tensor, observed: Tensor, statics: Tensor, lengths: Tensor) -> Tensor:
-        """The shortcut's part of the logits.
+        """The shortcut's part of the outputs.
 
         Args:
             values: Normalised values with the gaps filled, (B, T, F).
@@ -55,21 +57,37 @@ class SummaryShortcut(nn.Module):
             lengths: Number of real steps of each history, (B,).
 
         Returns:
-            (B,).
+            (B, O).
         """
         real = step_mask(lengths, values.shape[1]).unsqueeze(-1)
         steps = lengths.clamp(min=1).unsqueeze(-1).to(values.dtype)
         most = torch.finfo(values.dtype).max
-        summary = torch.cat(
-            [
-                (values * real).sum(1) / steps,
-                last_state(values, lengths),
-                values.masked_fill(~real, -most).amax(1),
-                values.masked_fill(~real, most).amin(1),
-                torch.log1p((observed * real).sum(1)) / 2,
-                statics.to(values.dtype),
-            ],
-            dim=-1,
+        return self._read(
+            (values * real).sum(1) / steps,
+            last_state(values, lengths),
+            values.masked_fill(~real, -most).amax(1),
+            values.masked_fill(~real, most).amin(1),
+            (observed * real).sum(1),
+            statics,
         )
-        logits: Tensor = self.layers(summary)
-        return logits.squeeze(-1)
+
+    def steps(self, values: Tensor, observed: Tensor, statics: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
+        """The shortcut's part of the outputs at each step, from what has come so far; the arguments of `forward`.
+
+        Returns:
+            (B, T, O); anything on padding.
+        """
+        count = torch.arange(1, values.shape[1] + 1, device=values.device)[:, None]
+        return self._read(
+            values.cumsum(1) / count,
+            values,
+            values.cummax(1).values,
+            values.cummin(1).values,
+            observed.cumsum(1),
+            statics.unsqueeze(1).expand(-1, values.shape[1], -1),
+        )
+
+    def _read(self, mean: Tensor, last: Tensor, high: Tensor, low: Tensor, seen: Tensor, statics: Tensor) -> Tensor:
+        summary = [mean, last, high, low, torch.log1p(seen) / 2, statics.to(mean.dtype)]
+        output: Tensor = self.layers(torch.cat(summary, dim=-1))
+        return output

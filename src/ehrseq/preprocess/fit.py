@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
 from ehrseq.meds import schema
-from ehrseq.meds.read import Shard
 from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Limits, Preprocessor, Repair
 from ehrseq.preprocess.hierarchy import Hierarchy
-from ehrseq.preprocess.histories import Subjects, histories
+from ehrseq.preprocess.histories import HistoryReader
 from ehrseq.preprocess.statistics import Cleaner, Key, Statistics, gather, merge
 
 # Quartile distance of a normal distribution with standard deviation one.
@@ -47,26 +46,25 @@ def read_facts(dataset: Path, config: Preprocess) -> Facts:
 
 
 def gather_shard(
-    path: Path, subjects: Subjects, train: Subjects, facts: Facts, config: Preprocess, rows: int
+    path: Path, reader: HistoryReader, train: NDArray[np.int64], facts: Facts, config: Preprocess, rows: int
 ) -> tuple[Statistics, int]:
     """Statistics of one shard's train subjects, and how many timed events all its histories hold.
 
     Args:
         path: The shard.
-        subjects: All labelled subjects.
-        train: Those of `train`.
+        reader: Reads it.
+        train: Ids of those of `train`, sorted.
         facts: From `read_facts`.
         config: How.
         rows: Events of the whole dataset, which decide how many values are kept for quantiles.
     """
     few = config.min_subjects if config.fallback != "none" else 0
     share = min(1.0, _SAMPLED_EVENTS / max(rows, 1)) if config.normaliser in ("robust", "quantile") else 0.0
-    shard = Shard(path, config.text_values == "categories")
     clean = _cleaner(facts)
     parts, events = [], 0
-    for history in histories(shard.chunks(), subjects):
+    for history in reader.read(path):
         events += len(history.code) - int(np.count_nonzero(history.static))
-        parts.append(gather(history.only(train.subject), clean, few, share, config.log == "auto"))
+        parts.append(gather(history.only(train), clean, few, share, config.log == "auto"))
     return merge(parts), events
 
 

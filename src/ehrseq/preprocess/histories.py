@@ -1,14 +1,15 @@
 """The events that any history may hold: statics, and what happened up to a subject's last prediction_time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.meds import schema
-from ehrseq.meds.read import NO_TIME, Chunk
+from ehrseq.meds.read import NO_TIME, Chunk, Shard
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class Subjects:
         last = table[schema.PREDICTION_TIME].cast(pl.Datetime("us")).cast(pl.Int64)
         return cls(table[schema.SUBJECT_ID].to_numpy(), last.to_numpy())
 
-    def only(self, subject: NDArray[np.int64]) -> "Subjects":
-        """Those of them that are in `subject`."""
-        keep = np.isin(self.subject, subject)
-        return Subjects(self.subject[keep], self.last[keep])
+    def among(self, subject: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids that are in `subject`, too, ascending."""
+        return self.subject[np.isin(self.subject, subject)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,43 @@ def _among(wanted: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.in
     place = np.searchsorted(known, wanted)
     place[place == len(known)] = 0
     return np.where(known[place] == wanted, place, -1)
+
+
+@dataclass
+class HistoryReader:
+    """Reads what shards hold of the labelled subjects, chunk by chunk.
+
+    Attributes:
+        subjects: All labelled subjects.
+        text_values: See `Shard`.
+        remembers: Whether what was read once is held in memory.
+        infinite_values: Infinite values that were taken for missing, by shard, once it is read.
+    """
+
+    subjects: Subjects
+    text_values: bool
+    remembers: bool = False
+    infinite_values: dict[Path, int] = field(default_factory=dict)
+    _held: dict[Path, list[History]] = field(default_factory=dict)
+
+    def read(self, path: Path) -> Iterator[History]:
+        """The histories of one shard.
+
+        Raises:
+            DataError: If it is not MEDS.
+        """
+        if path in self._held:
+            yield from self._held[path]
+            return
+        shard = Shard(path, self.text_values)
+        found = []
+        for history in histories(shard.chunks(), self.subjects):
+            if self.remembers:
+                found.append(history)
+            yield history
+        self.infinite_values[path] = shard.infinite_values
+        if self.remembers:
+            self._held[path] = found
 
 
 def histories(chunks: Iterator[Chunk], subjects: Subjects) -> Iterator[History]:

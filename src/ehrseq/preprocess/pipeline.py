@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
@@ -19,7 +20,7 @@ from ehrseq.meds.read import count_rows, list_shards
 from ehrseq.preprocess.fit import fit, gather_shard, read_facts
 from ehrseq.preprocess.fitted import Preprocessor
 from ehrseq.preprocess.hierarchy import read_hierarchy
-from ehrseq.preprocess.histories import Subjects
+from ehrseq.preprocess.histories import HistoryReader, Subjects
 from ehrseq.preprocess.samples import assemble
 from ehrseq.preprocess.statistics import merge
 from ehrseq.preprocess.tensorise import REPAIRS, REPORT, merge_reports, tensorise_shard
@@ -29,10 +30,18 @@ from ehrseq.store.writer import PartWriter, make_room, read_part, write_store
 
 T = TypeVar("T")
 R = TypeVar("R")
+# Data of so few events are held in memory between fitting and applying, where one process does both.
+_REMEMBERED = 10_000_000
 
 
 class Engine(Protocol):
-    """Runs a function on many items, in this process or elsewhere."""
+    """Runs a function on many items, in this process or elsewhere.
+
+    Attributes:
+        in_process: Whether it is this process.
+    """
+
+    in_process: bool
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         """The results in the order of the items.
@@ -52,10 +61,12 @@ class FittedDataset:
     Attributes:
         preprocessor: Vocabulary and normaliser.
         events: How many events the histories of each shard hold, by shard.
+        reader: What read them; it may remember them.
     """
 
     preprocessor: Preprocessor
     events: dict[Path, int]
+    reader: HistoryReader
 
 
 def fit_dataset(
@@ -75,15 +86,18 @@ def fit_dataset(
         DataError: If the data are not MEDS, or no timed code is frequent enough.
     """
     subjects = Subjects.of(labels)
-    train = subjects.only(splits.filter(pl.col("split") == schema.TRAIN)[schema.SUBJECT_ID].to_numpy())
+    train = subjects.among(splits.filter(pl.col("split") == schema.TRAIN)[schema.SUBJECT_ID].to_numpy())
     shards = list_shards(dataset)
     facts = read_facts(dataset, config)
     rows = count_rows(shards)
-    gather = partial(gather_shard, subjects=subjects, train=train, facts=facts, config=config, rows=sum(rows))
+    remembers = engine.in_process and sum(rows) <= _REMEMBERED
+    reader = HistoryReader(subjects, config.text_values == "categories", remembers)
+    gather = partial(gather_shard, reader=reader, train=train, facts=facts, config=config, rows=sum(rows))
     results = list(engine.map(gather, shards, "fit"))
     statistics = merge([part for part, _ in results])
-    preprocessor = fit(statistics, read_hierarchy(dataset, config.fallback), facts, len(train.subject), config)
-    return FittedDataset(preprocessor, dict(zip(shards, (events for _, events in results), strict=True)))
+    preprocessor = fit(statistics, read_hierarchy(dataset, config.fallback), facts, len(train), config)
+    events = dict(zip(shards, (count for _, count in results), strict=True))
+    return FittedDataset(preprocessor, events, reader)
 
 
 def build_store(
@@ -94,7 +108,9 @@ def build_store(
     folder: Path,
     work: Path,
     engine: Engine,
-    events: Mapping[Path, int] | None = None,
+    fitted: FittedDataset | None = None,
+    outcomes: NDArray[np.float32] | None = None,
+    **meta: Any,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Apply a fitted preprocessing to a dataset and write the store.
 
@@ -107,7 +123,9 @@ def build_store(
         work: A folder on the same disk, where the shards are written. Shards that are finished there are not done
             again: give the same folder after an interruption, and only then.
         engine: Who does the work.
-        events: At most how many events each shard's histories hold; None: as many as it has rows.
+        fitted: From `fit_dataset` on the same data; None where it was fitted on others.
+        outcomes: (M, L) of the labels; None for prediction.
+        **meta: Plain JSON to keep in the store's `meta.json`.
 
     Returns:
         The report, a row a code: what was kept, repaired, dropped, clipped; and other counts.
@@ -117,7 +135,8 @@ def build_store(
     """
     subjects = Subjects.of(labels)
     shards = list_shards(dataset)
-    room = [events[shard] for shard in shards] if events is not None else count_rows(shards)
+    room = [fitted.events[shard] for shard in shards] if fitted else count_rows(shards)
+    reader = fitted.reader if fitted else HistoryReader(subjects, preprocessor.text_values)
     starts = np.append(0, np.cumsum(room))
     work.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(work)
@@ -127,7 +146,7 @@ def build_store(
                 shutil.rmtree(stale)
     items = [(shard, int(start)) for shard, start in zip(shards, starts, strict=False)]
     write = partial(
-        _write, dataset=dataset, work=work, events=int(starts[-1]), subjects=subjects, preprocessor=preprocessor
+        _write, dataset=dataset, work=work, events=int(starts[-1]), reader=reader, preprocessor=preprocessor
     )
     parts = [read_part(part) for part in engine.map(write, items, "tensorise")]
     _check_apart(shards, [part.subject for part in parts])
@@ -144,7 +163,8 @@ def build_store(
     for name in EVENT_ARRAYS:
         (work / f"{name}.npy").rename(folder / f"{name}.npy")
     mapped = {name: map_array(folder / f"{name}.npy", empty=not starts[-1]) for name in EVENT_ARRAYS}
-    arrays = assemble(labels, splits, subject, end - count, end, static, mapped)
+    outcomes = np.zeros((labels.height, 0), np.float32) if outcomes is None else outcomes
+    arrays = assemble(labels, splits, subject, end - count, end, static, mapped, outcomes)
     timed = [entry for entry in preprocessor.entries if not entry.static]
     write_store(
         folder,
@@ -153,6 +173,7 @@ def build_store(
         preprocessor.static_features,
         [entry.numeric for entry in timed],
         [entry.subjects for entry in timed],
+        **meta,
     )
     report = merge_reports([pl.read_parquet(part.folder / REPORT) for part in parts])
     counts = {
@@ -165,14 +186,14 @@ def build_store(
 
 
 def _write(
-    item: tuple[Path, int], dataset: Path, work: Path, events: int, subjects: Subjects, preprocessor: Preprocessor
+    item: tuple[Path, int], dataset: Path, work: Path, events: int, reader: HistoryReader, preprocessor: Preprocessor
 ) -> Path:
     """Write a shard where it is not finished."""
     shard, start = item
     target = work / hashlib.sha256(shard.relative_to(dataset).as_posix().encode()).hexdigest()[:16]
     if not target.is_dir():
         with atomic_folder(target) as folder:
-            tensorise_shard(shard, PartWriter(work, folder, events, start), subjects, preprocessor)
+            tensorise_shard(shard, reader, PartWriter(work, folder, events, start), preprocessor)
     return target
 
 

@@ -19,6 +19,7 @@ def assemble(
     end: NDArray[np.int64],
     static: NDArray[np.float32],
     events: dict[str, NDArray[Any]],
+    outcome: NDArray[np.float32],
 ) -> Arrays:
     """Put the arrays of a store together.
 
@@ -30,14 +31,12 @@ def assemble(
         end: (N,) one past the last.
         static: (N, S).
         events: The event arrays.
+        outcome: (M, L), in the order of `labels`.
     """
     by_id = np.argsort(subject, kind="stable")
     ids = labels[schema.SUBJECT_ID].to_numpy()
     row = by_id[np.searchsorted(subject[by_id], ids)]
     cut = labels[schema.PREDICTION_TIME].cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()
-    label = np.full(len(row), np.nan, np.float32)
-    if schema.BOOLEAN_VALUE in labels.columns:
-        label = labels[schema.BOOLEAN_VALUE].cast(pl.Float32).to_numpy()
     split = np.full(len(row), NO_SPLIT, np.int8)
     if splits is not None:
         names = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"]
@@ -53,7 +52,7 @@ def assemble(
         sample_begin=begin[row],
         # Inclusive: an event at prediction_time is known when the prediction is made.
         sample_end=search_within(time, begin[row], end[row], cut),
-        sample_label=label,
+        sample_label=outcome,
         sample_split=split,
         **events,
     )

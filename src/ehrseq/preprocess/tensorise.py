@@ -7,9 +7,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.files import write_json
-from ehrseq.meds.read import Shard
 from ehrseq.preprocess.fitted import Preprocessor
-from ehrseq.preprocess.histories import History, Subjects, histories
+from ehrseq.preprocess.histories import History, HistoryReader
 from ehrseq.store.format import pack_events, take_events
 from ehrseq.store.writer import PartWriter
 
@@ -26,27 +25,26 @@ REPORT, REPAIRS = "report.parquet", "repairs.json"
 _COUNTS = ("events", "repaired", "out_of_limits", "clipped")
 
 
-def tensorise_shard(path: Path, writer: PartWriter, subjects: Subjects, preprocessor: Preprocessor) -> None:
+def tensorise_shard(path: Path, reader: HistoryReader, writer: PartWriter, preprocessor: Preprocessor) -> None:
     """Apply a fitted preprocessing to one shard.
 
     Args:
-        path: A shard of a MEDS dataset.
+        path: The shard.
+        reader: Reads it.
         writer: Takes events, subjects and statics; in its folder a report is left (a row a code: where it went, what
             was repaired, dropped, clipped; `entry` is null for codes left out), and the count of values repaired
             whatever their code.
-        subjects: All labelled subjects.
         preprocessor: What was fitted on `train`.
 
     Raises:
         DataError: If the shard is not MEDS.
     """
     tensoriser = _Tensoriser(preprocessor)
-    shard = Shard(path, preprocessor.text_values)
     with writer:
-        for history in histories(shard.chunks(), subjects):
+        for history in reader.read(path):
             tensoriser.add(history, writer)
     tensoriser.report().write_parquet(writer.folder / REPORT)
-    write_json(writer.folder / REPAIRS, {"infinite_values": shard.infinite_values})
+    write_json(writer.folder / REPAIRS, {"infinite_values": reader.infinite_values[path]})
 
 
 def merge_reports(reports: list[pl.DataFrame]) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """What a store holds: names, types and meaning of its arrays.
 
-N subjects, E timed events, S static features, M samples (one history and its label each). Events are grouped by
+N subjects, E timed events, S static features, M samples (one history and its L outcomes each). Events are grouped by
 subject and sorted by time; `begin` and `end` say where each subject's lie. Everything is keyed by subject, never by
 position in the source, so that subjects without timed events take no part in anybody else's. Subjects stand in the
 order of the source's shards, those without any event last.
@@ -52,7 +52,7 @@ class Arrays:
         sample_time: (M,) prediction_time in microseconds since 1970.
         sample_begin: (M,) first event of the history.
         sample_end: (M,) one past the last event with time <= prediction_time.
-        sample_label: (M,) 0 or 1; NaN where there is no outcome.
+        sample_label: (M, L) outcomes, see `ehrseq.tasks.Outcomes`; no columns where there are none.
         sample_split: (M,) see `SPLIT_CODES`; -1 for none.
     """
 
@@ -115,7 +115,7 @@ class Store:
         statics: Names of the S static features.
         numeric: Whether each code carries numbers, F.
         subjects: Train subjects that have each code, F.
-        meta: The rest of `meta.json`.
+        meta: The rest of `meta.json`: `target`, the kind of target that the outcomes are of, with its classes.
     """
 
     folder: Path

@@ -2,7 +2,17 @@
 
 from ehrseq.tasks.aces import AcesLabels
 from ehrseq.tasks.files import LabelFiles
-from ehrseq.tasks.labels import LabelMaker, Labels, SourceLabels, require_outcomes
+from ehrseq.tasks.labels import LabelMaker, Labels, SourceLabels
+from ehrseq.tasks.outcomes import Outcomes, encode
 from ehrseq.tasks.windows import WindowLabels
 
-__all__ = ["AcesLabels", "LabelFiles", "LabelMaker", "Labels", "SourceLabels", "WindowLabels", "require_outcomes"]
+__all__ = [
+    "AcesLabels",
+    "LabelFiles",
+    "LabelMaker",
+    "Labels",
+    "Outcomes",
+    "SourceLabels",
+    "WindowLabels",
+    "encode",
+]

@@ -1,6 +1,6 @@
 """Labels and who makes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,8 +10,18 @@ import pyarrow.parquet as pq
 
 from ehrseq.errors import DataError, suggest
 from ehrseq.meds import schema
+from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 
 _KEYS = [schema.SUBJECT_ID, schema.PREDICTION_TIME]
+# The columns of values: MEDS' own, and those of survival targets.
+_VALUES: tuple[tuple[str, Callable[[pl.DataType], bool], str], ...] = (
+    (schema.BOOLEAN_VALUE, lambda kind: kind == pl.Boolean, "bool"),
+    (schema.INTEGER_VALUE, lambda kind: kind.is_integer(), "int64"),
+    (schema.FLOAT_VALUE, lambda kind: kind.is_float(), "float"),
+    (schema.CATEGORICAL_VALUE, lambda kind: kind in (pl.String, pl.Categorical), "string"),
+    (TIME_TO_EVENT, lambda kind: kind.is_numeric(), "float"),
+    (EVENT, lambda kind: kind.is_integer(), "int64"),
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,7 @@ class Labels:
     """The labels of a task, one row a history.
 
     Attributes:
-        frame: `subject_id`, `prediction_time` and, where there are outcomes, `boolean_value`, sorted.
+        frame: `subject_id`, `prediction_time` and, where there are outcomes, columns of values, sorted.
         attrition: How many were left after each step of the making, in order.
     """
 
@@ -73,7 +83,7 @@ def read_label_files(paths: Sequence[Path], where: Path) -> pl.DataFrame:
         where: What they are, for messages.
 
     Returns:
-        `subject_id`, `prediction_time` and, where there are outcomes, `boolean_value`, sorted.
+        `subject_id`, `prediction_time` and the columns of values that are there, sorted.
 
     Raises:
         DataError: If a file is not in the MEDS label schema, or a history is labelled twice.
@@ -87,9 +97,10 @@ def read_label_files(paths: Sequence[Path], where: Path) -> pl.DataFrame:
     if doubled.height:
         row = doubled.row(0)
         raise DataError(f"{where}: subject {row[0]} is labelled twice at {row[1]}; keep one label")
-    if schema.BOOLEAN_VALUE in labels.columns and labels[schema.BOOLEAN_VALUE].null_count():
-        row = labels.filter(pl.col(schema.BOOLEAN_VALUE).is_null()).row(0)
-        raise DataError(f"{where}: the label of subject {row[0]} at {row[1]} has no boolean_value; remove the row")
+    for name in labels.columns:
+        if labels[name].null_count():
+            row = labels.filter(pl.col(name).is_null()).row(0)
+            raise DataError(f"{where}: the label of subject {row[0]} at {row[1]} has no {name}; remove the row")
     return labels
 
 
@@ -113,18 +124,12 @@ def _read(path: Path) -> pl.DataFrame:
             row = int(frame[name].is_null().arg_max() or 0)
             raise DataError(f"{path}, row {row} (from 0), column {name}: is null")
     columns = [pl.col(schema.SUBJECT_ID).cast(pl.Int64), pl.col(schema.PREDICTION_TIME).cast(pl.Datetime("us"))]
-    if schema.BOOLEAN_VALUE in frame.columns:
-        if kinds[schema.BOOLEAN_VALUE] != pl.Boolean:
-            raise DataError(f"{path}, column boolean_value: type {kinds[schema.BOOLEAN_VALUE]}, expected bool; cast it")
-        columns.append(pl.col(schema.BOOLEAN_VALUE))
+    for name, fits, kind in _VALUES:
+        if name in frame.columns:
+            if not fits(kinds[name]):
+                raise DataError(f"{path}, column {name}: type {kinds[name]}, expected {kind}; cast it")
+            columns.append(pl.col(name))
+    taken = {*_KEYS, *(name for name, _, _ in _VALUES)}
+    # Labels of several answers have a boolean column each.
+    columns += [pl.col(name) for name, kind in kinds.items() if kind == pl.Boolean and name not in taken]
     return frame.select(columns)
-
-
-def require_outcomes(labels: pl.DataFrame, task: str) -> None:
-    """Refuse labels without outcomes, which are good for prediction only.
-
-    Raises:
-        DataError: If there is no value to learn from.
-    """
-    if schema.BOOLEAN_VALUE not in labels.columns:
-        raise DataError(f"task.name={task}: the source gives no outcomes to learn from")

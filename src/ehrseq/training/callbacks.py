@@ -10,10 +10,9 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from ehrseq.errors import TrainingError
-from ehrseq.training.module import SequenceClassifier
+from ehrseq.training.module import SequenceModule
 
 MetricSink = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
-_NAMES = ("train/loss", "tuning/loss", "tuning/auroc", "tuning/auprc")
 
 
 class EpochMetrics(Callback):
@@ -45,16 +44,18 @@ class EpochMetrics(Callback):
         Raises:
             TrainingError: If the loss is not a finite number.
         """
-        assert isinstance(pl_module, SequenceClassifier)
+        assert isinstance(pl_module, SequenceModule)
         seconds = time.perf_counter() - self._started
         metrics = {"train/loss": pl_module.train_loss()}
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in _NAMES}
+        watched = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("tuning/")}
+        metrics |= dict(sorted(watched.items(), key=lambda item: (item[0] != "tuning/loss", item[0])))
+        shown = list(metrics)
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["epoch_seconds"] = seconds
         epoch = trainer.current_epoch + 1
         self.sink(metrics, epoch)
         if self.report:
-            figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in _NAMES if name in metrics)
+            figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
             self.report(f"epoch {epoch:>3}/{trainer.max_epochs}  {figures}  {seconds:.1f} s")
         loss = metrics["train/loss"]
         if not math.isfinite(loss):

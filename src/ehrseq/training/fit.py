@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ehrseq.config.schema import Trainer
+from ehrseq.config.targets import more_is_better
 from ehrseq.data.batch import SequenceBatch
 from ehrseq.training.callbacks import AveragedWeights, EpochMetrics, MetricSink
-from ehrseq.training.module import SequenceClassifier
+from ehrseq.training.module import SequenceModule
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Fitted:
 
 
 def fit(
-    module: SequenceClassifier,
+    module: SequenceModule,
     train: DataLoader[SequenceBatch],
     tuning: DataLoader[SequenceBatch],
     config: Trainer,
@@ -61,7 +62,7 @@ def fit(
     Raises:
         TrainingError: If the loss is no longer finite.
     """
-    mode = "min" if config.monitor == "tuning/loss" else "max"
+    mode = "max" if more_is_better(config.monitor) else "min"
     best = ModelCheckpoint(
         folder, filename="best", monitor=config.monitor, mode=mode, save_last=True, enable_version_counter=False
     )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ehrseq.data.batch import SequenceBatch
+from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.nn import Prediction, SequenceModel
 
 
@@ -18,17 +19,29 @@ class Scores:
 
     Attributes:
         samples: (M,) sample numbers, ascending.
-        probability: (M,) float64.
+        prediction: (M, P) float64, see `ehrseq.config.targets.prediction_names`.
     """
 
     samples: NDArray[np.int64]
-    probability: NDArray[np.float64]
+    prediction: NDArray[np.float64]
 
 
 def choose_device(accelerator: str) -> torch.device:
     """The device of an accelerator's name: `auto` takes a GPU where there is one."""
     use_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if use_gpu else "cpu")
+
+
+def outputs_of(model: SequenceModel, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network says of each sample of a batch, at the end of its history or at the step where it ends.
+
+    Returns:
+        Outputs (N, O), outcomes (N, L), sample numbers (N,).
+    """
+    if isinstance(batch, StepBatch):
+        here = batch.samples >= 0
+        return model.at_steps(batch)[here], batch.targets[here], batch.samples[here]
+    return model(batch).output, batch.targets, batch.samples
 
 
 @torch.inference_mode()
@@ -42,18 +55,21 @@ def predictions(
         yield moved, model(moved)
 
 
+@torch.inference_mode()
 def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch.device) -> Scores:
-    """Score every history of a loader once.
+    """Score every sample of a loader once.
 
     Args:
         model: The trained network.
         loader: Batches in any order.
         device: Where to run.
     """
-    samples, probability = [], []
-    for batch, prediction in predictions(model, loader, device):
-        samples.append(batch.samples.cpu().numpy())
-        probability.append(torch.sigmoid(prediction.logits.double()).cpu().numpy())
+    samples, predicted = [], []
+    model.eval().to(device)
+    for batch in loader:
+        output, _, numbers = outputs_of(model, batch.to(device))
+        samples.append(numbers.cpu().numpy())
+        predicted.append(model.objective.predict(output.double()).cpu().numpy())
     all_samples = np.concatenate(samples)
     order = np.argsort(all_samples)
-    return Scores(all_samples[order], np.concatenate(probability)[order])
+    return Scores(all_samples[order], np.concatenate(predicted)[order])

@@ -9,23 +9,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from ehrseq.data.batch import SequenceBatch
-from ehrseq.metrics.streaming import binary_collection
-from ehrseq.nn import Prediction, SequenceModel
+from ehrseq.data.batch import SequenceBatch, StepBatch
+from ehrseq.metrics.streaming import WatchedMetrics
+from ehrseq.nn import Prediction, SequenceModel, step_mask
+from ehrseq.training.inference import outputs_of
 from ehrseq.training.schedule import cosine_with_warmup
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class SequenceClassifier(lightning.LightningModule):
-    """Trains a `SequenceModel` on a binary outcome.
+class SequenceModule(lightning.LightningModule):
+    """Trains a `SequenceModel`.
 
     Args:
         model: The network.
         optimizer: Makes the optimiser from the parameters.
         schedule: Learning-rate schedule: `cosine` over all steps, `plateau` on tuning loss, or `constant`.
         warmup_epochs: Linear warm-up before a cosine or constant schedule.
-        positive_weight: Weight of a positive in the loss; 1 is plain binary cross-entropy.
+        metrics: What is watched on `tuning` beside the loss.
+        replication: Share of the loss that outputs before the last have, which learn the same outcome.
     """
 
     def __init__(
@@ -34,45 +36,55 @@ class SequenceClassifier(lightning.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Literal["cosine", "plateau", "constant"] = "constant",
         warmup_epochs: int = 0,
-        positive_weight: float = 1.0,
+        metrics: WatchedMetrics | None = None,
+        replication: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_epochs = warmup_epochs
-        self.register_buffer("positive_weight", torch.tensor(positive_weight), persistent=False)
-        self.tuning_metrics = binary_collection("tuning/")
+        self.tuning_metrics = metrics
+        self.replication = replication
         self._sums: dict[str, Tensor] = {}
 
     def forward(self, batch: SequenceBatch) -> Prediction:
-        """Logits (B,) and attention (B, T) of a batch."""
+        """Outputs (B, O) and attention (B, T) of a batch."""
         prediction: Prediction = self.model(batch)
         return prediction
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean weighted binary cross-entropy of logits (B,) and targets (B,)."""
-        weight = self.get_buffer("positive_weight")
-        loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
-        return loss
-
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss is summed on the device and read once an epoch."""
-        loss = self.loss(self(batch).logits, batch.targets)
-        self._add("train/loss", loss.detach(), len(batch))
+        if self.replication and not isinstance(batch, StepBatch):
+            loss, count = self._replicated(batch), len(batch)
+        else:
+            output, outcome, _samples = outputs_of(self.model, batch)
+            loss, count = self.model.objective.loss(output, outcome), len(output)
+        self._add("train/loss", loss.detach(), count)
         return loss
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
-        logits = self(batch).logits
-        self._add("tuning/loss", self.loss(logits, batch.targets), len(batch))
-        self.tuning_metrics.update(torch.sigmoid(logits.float()), batch.targets.long())
+        output, outcome, _samples = outputs_of(self.model, batch)
+        self._add("tuning/loss", self.model.objective.loss(output, outcome), len(output))
+        if self.tuning_metrics is not None:
+            self.tuning_metrics.update(self.model.objective.predict(output.float()), outcome)
+
+    def _replicated(self, batch: SequenceBatch) -> Tensor:
+        """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
+        outputs = self.model.at_steps(batch)
+        real = step_mask(batch.lengths, batch.steps)
+        outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
+        last = outputs[torch.arange(len(batch), device=outputs.device), batch.lengths - 1]
+        objective = self.model.objective
+        early = objective.loss(outputs[real], outcomes[real])
+        return (1 - self.replication) * objective.loss(last, batch.targets) + self.replication * early
 
     def on_validation_epoch_end(self) -> None:
         """Logs what training watches; exact over the whole split, never a mean over batches."""
-        self.log_dict(self.tuning_metrics.compute())
+        if self.tuning_metrics is not None:
+            self.log_dict(self.tuning_metrics.compute())
         self.log("tuning/loss", self._mean("tuning/loss"))
-        self.tuning_metrics.reset()
 
     def train_loss(self) -> float:
         """The mean training loss of the epoch that just ended; starts anew with the next."""

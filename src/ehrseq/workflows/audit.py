@@ -7,15 +7,15 @@ from typing import Any
 from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
-from ehrseq.metrics import evaluate_binary
+from ehrseq.metrics import HEADLINE, evaluate_predictions
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
-from ehrseq.workflows.evaluate import Metrics, flatten
+from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
 from ehrseq.workflows.learn import learn_model
 from ehrseq.workflows.prepare import Prepared
 from ehrseq.workflows.runs import AUDIT, train_key
 
-CONTROL = "control/shuffled_labels_auroc"
+CONTROL = "control/shuffled_labels_"  # and the headline metric of the target
 RESULT = "audit.json"
 
 
@@ -33,28 +33,28 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     Writes `audit/audit.json`.
     """
     key = audit_key(settings, prepared)
-    target = folder / AUDIT
-    if not settings.force and is_current(target, key):
-        say(f"audit: {target} is up to date")
-        metrics: Metrics = read_json(target / RESULT)
+    place = folder / AUDIT
+    if not settings.force and is_current(place, key):
+        say(f"audit: {place} is up to date")
+        metrics: Metrics = read_json(place / RESULT)
         return metrics
     store = prepared.open()
     store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
-    with atomic_folder(target) as staging:
+    with atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
         learned = learn_model(settings, store, staging / "checkpoints", lambda *_: None, say)
         samples = store.samples(settings.evaluate.split)
-        probability = learned.scorer.score(store, samples, settings)
-        options = settings.evaluate
-        estimate = evaluate_binary(
+        prediction = learned.scorer.score(store, samples, settings)
+        target = prepared.target()
+        headline = HEADLINE[target.kind]
+        estimates = evaluate_predictions(
+            target,
             store.arrays.sample_label[samples],
-            probability,
+            prediction,
             store.subjects_of(samples),
-            replicates=options.replicates,
-            seed=options.seed,
-            level=options.level,
-        )["auroc"]
-        metrics = {CONTROL: {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}}
+            **bootstrap_options(settings),
+        )
+        metrics = {f"{CONTROL}{headline}": plain(estimates[headline])}
         write_json(staging / RESULT, metrics)
         write_manifest(staging, AUDIT, key)
     tracker.metrics(flatten(metrics), 0)

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
-from ehrseq.config.schema import AnyModel, Optim, Task, Trees
+from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
+from ehrseq.config.targets import Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
@@ -77,11 +78,13 @@ def build_label_maker(config: Task) -> LabelMaker:
     return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
 
 
-def build_model(config: AnyModel, num_features: int, num_statics: int) -> "SequenceModel":
+def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int, num_statics: int) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
         config: The blocks.
+        target: What is predicted, with its classes or labels.
+        loss: How errors count.
         num_features: F, features or codes of the representation.
         num_statics: S, static features.
 
@@ -90,11 +93,23 @@ def build_model(config: AnyModel, num_features: int, num_statics: int) -> "Seque
     """
     if isinstance(config, Trees):
         raise ConfigError(f"model={config.name}: trees where a network is needed")
-    from ehrseq.nn import BinaryHead, Embedding, Encoder, Pooling, SequenceModel, SummaryShortcut
+    from ehrseq.nn import Embedding, Encoder, Head, Pooling, SequenceModel, SummaryShortcut, make_objective
 
-    sizes = {"num_features": num_features, "num_codes": num_features, "num_statics": num_statics}
+    objective = make_objective(target, loss)
+    sizes = {
+        "num_features": num_features,
+        "num_codes": num_features,
+        "num_statics": num_statics,
+        "outputs": objective.outputs,
+    }
     embedding = build(config.embedding, "model.embedding", Embedding, **sizes)  # type: ignore[type-abstract]
-    encoder = build(config.encoder, "model.encoder", Encoder, input_size=embedding.output_size)  # type: ignore[type-abstract]
+    encoder = build(
+        config.encoder,
+        "model.encoder",
+        Encoder,  # type: ignore[type-abstract]
+        input_size=embedding.output_size,
+        **sizes,
+    )
     pooling = build(
         config.pooling,
         "model.pooling",
@@ -102,18 +117,23 @@ def build_model(config: AnyModel, num_features: int, num_statics: int) -> "Seque
         input_size=encoder.output_size,
         bidirectional=encoder.bidirectional,
     )
-    head = build(config.head, "model.head", BinaryHead, input_size=pooling.output_size, num_statics=num_statics)
+    head = build(config.head, "model.head", Head, input_size=pooling.output_size, **sizes)
     shortcut = None
     if config.shortcut is not None:
         shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
-    return SequenceModel(embedding, encoder, pooling, head, shortcut)
+    return SequenceModel(embedding, encoder, pooling, head, objective, shortcut)
 
 
-def build_booster(config: Trees) -> "GradientBoosting":
-    """The trees, still to be fitted or loaded."""
+def build_booster(config: Trees, target: Target) -> "GradientBoosting":
+    """The trees, still to be fitted or loaded.
+
+    Args:
+        config: How they grow.
+        target: What is predicted, with its classes.
+    """
     from ehrseq.baselines import GradientBoosting
 
-    return build(config.booster, "model.booster", GradientBoosting)
+    return build(config.booster, "model.booster", GradientBoosting, target=target)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

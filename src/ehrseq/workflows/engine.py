@@ -33,6 +33,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 class SerialEngine:
     """One item after the other, in this process."""
 
+    in_process = True
+
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         """The results in the order of the items."""
         with progress(what, len(items)) as advance:
@@ -47,6 +49,8 @@ class ThreadEngine:
     Args:
         workers: How many.
     """
+
+    in_process = True
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -63,6 +67,8 @@ class ProcessEngine:
     Args:
         workers: How many.
     """
+
+    in_process = False
 
     def __init__(self, workers: int) -> None:
         # Not forked: polars and pyarrow have threads, which a fork leaves behind with their locks held.
@@ -101,6 +107,8 @@ class RayEngine:
     Args:
         address: Of the cluster; None starts Ray here.
     """
+
+    in_process = False
 
     def __init__(self, address: str | None) -> None:
         self.address = address

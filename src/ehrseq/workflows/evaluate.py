@@ -9,10 +9,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
+from ehrseq.config.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    SurvivalTarget,
+    Target,
+    prediction_names,
+)
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
-from ehrseq.metrics import Estimate, evaluate_binary
+from ehrseq.metrics import Estimate, evaluate_predictions
 from ehrseq.store import Store
+from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 from ehrseq.tracking import RunTracker
+from ehrseq.workflows.alarms import evaluate_alarms
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EVALUATE, TrainedRun
@@ -56,49 +68,78 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
     split = settings.evaluate.split
     with atomic_folder(folder) as staging, timed(f"evaluate: {split} scored"):
         store = prepared.open()
-        samples, probability = score(settings, trained, store, split)
-        label = store.arrays.sample_label[samples]
-        prediction_frame(store, samples, probability, label).write_parquet(staging / PREDICTIONS)
-        subject = store.subjects_of(samples)
-        options = settings.evaluate
-        estimates = evaluate_binary(
-            label, probability, subject, replicates=options.replicates, seed=options.seed, level=options.level
-        )
-        metrics = {f"{split}/{name}": _plain(estimate) for name, estimate in estimates.items()}
-        ceiling = _planted_rule(prepared.dataset, store, samples, label)
-        if ceiling is not None:
-            metrics[f"{split}/planted_rule_auroc"] = {"value": ceiling, "ci_low": None, "ci_high": None}
+        samples, scorer = store.samples(split), trained.scorer()
+        prediction = scorer.score(store, samples, settings)
+        target, outcome = trained.target(), store.arrays.sample_label[samples]
+        prediction_frame(store, target, samples, prediction, outcome).write_parquet(staging / PREDICTIONS)
+        options = bootstrap_options(settings)
+        estimates = evaluate_predictions(target, outcome, prediction, store.subjects_of(samples), **options)
+        if isinstance(target, BinaryTarget) and target.utility == "sepsis2019":
+            estimates |= evaluate_alarms(settings, store, scorer, samples, prediction[:, 0], **options)
+        metrics = {f"{split}/{name}": plain(estimate) for name, estimate in estimates.items()}
+        if isinstance(target, BinaryTarget):
+            ceiling = _planted_rule(prepared.dataset, store, samples, outcome[:, 0])
+            if ceiling is not None:
+                metrics[f"{split}/planted_rule_auroc"] = {"value": ceiling, "ci_low": None, "ci_high": None}
+            _draw(outcome[:, 0], prediction[:, 0], staging, estimates)
         write_json(staging / METRICS, metrics)
-        _draw(label, probability, staging, estimates)
         write_manifest(staging, EVALUATE, key, samples=len(samples))
     tracker.metrics(flatten(metrics), 0)
     return Evaluated(folder, metrics)
 
 
-def score(
-    settings: Settings, trained: TrainedRun, store: Store, split: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sample numbers of a split and their probabilities, in the order of the store."""
-    samples = store.samples(split)
-    return samples, trained.scorer().score(store, samples, settings)
+def bootstrap_options(settings: Settings) -> dict[str, Any]:
+    """How sure the figures are made."""
+    options = settings.evaluate
+    return {"replicates": options.replicates, "seed": options.seed, "level": options.level}
 
 
 def prediction_frame(
     store: Store,
+    target: Target,
     samples: NDArray[np.int64],
-    probability: NDArray[np.float64],
-    label: NDArray[np.float32] | None = None,
+    prediction: NDArray[np.float64],
+    outcome: NDArray[np.float32] | None = None,
 ) -> pl.DataFrame:
-    """Predictions as people get them: `subject_id`, `prediction_time`, `label` where known, `probability`."""
-    frame = pl.DataFrame(
-        {
-            "subject_id": store.subjects_of(samples),
-            "prediction_time": pl.Series(store.arrays.sample_time[samples]).cast(pl.Datetime("us")),
-        }
-    )
-    if label is not None:
-        frame = frame.with_columns(pl.Series("label", label == 1))
-    return frame.with_columns(pl.Series("probability", probability))
+    """Predictions as people get them: `subject_id`, `prediction_time`, outcomes where known, predictions.
+
+    The columns are `label` and `probability`; with several classes or labels `probability_<name>`, of numbers
+    `prediction`, of times `time_to_event_hours`, `event` and `incidence_<cause>_<hours>h`.
+    """
+    columns = [
+        pl.Series("subject_id", store.subjects_of(samples)),
+        pl.Series("prediction_time", store.arrays.sample_time[samples]).cast(pl.Datetime("us")),
+    ]
+    if outcome is not None:
+        columns += _outcome_columns(target, outcome)
+    names = prediction_names(target)
+    columns += [pl.Series(name, prediction[:, number]) for number, name in enumerate(names)]
+    return pl.DataFrame(columns)
+
+
+def _outcome_columns(target: Target, outcome: NDArray[np.float32]) -> list[pl.Series]:
+    match target:
+        case BinaryTarget():
+            return [pl.Series("label", outcome[:, 0] == 1)]
+        case MulticlassTarget(classes=classes):
+            return [pl.Series("label", [classes[int(number)] for number in outcome[:, 0]])]
+        case MultilabelTarget(labels=labels):
+            return [pl.Series(f"label_{name}", outcome[:, number] == 1) for number, name in enumerate(labels)]
+        case OrdinalTarget():
+            return [pl.Series("label", outcome[:, 0].astype(np.int64))]
+        case RegressionTarget():
+            return [pl.Series("label", outcome[:, 0])]
+        case SurvivalTarget():
+            return [pl.Series(TIME_TO_EVENT, outcome[:, 0]), pl.Series(EVENT, outcome[:, 1].astype(np.int64))]
+
+
+def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
+    """One history's outcome (L,) in words."""
+    words = {column.name: column[0] for column in _outcome_columns(target, outcome[None])}
+    if set(words) != {"label"}:
+        return ", ".join(f"{name.removeprefix('label_')} {value}" for name, value in words.items())
+    value = words["label"]
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def flatten(metrics: Metrics) -> dict[str, float]:
@@ -111,7 +152,8 @@ def flatten(metrics: Metrics) -> dict[str, float]:
     return flat
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
+def plain(estimate: Estimate) -> dict[str, float | None]:
+    """An estimate as JSON has it."""
     return {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}
 
 
@@ -124,7 +166,12 @@ def _planted_rule(dataset: Path, store: Store, samples: NDArray[np.int64], label
     )
     if not shards:
         return None
-    wanted = prediction_frame(store, samples, np.zeros(len(samples)))
+    wanted = pl.DataFrame(
+        {
+            "subject_id": store.subjects_of(samples),
+            "prediction_time": pl.Series(store.arrays.sample_time[samples]).cast(pl.Datetime("us")),
+        }
+    )
     truth = pl.concat([pl.read_parquet(path) for path in shards])
     joined = wanted.join(truth, on=["subject_id", "prediction_time"], how="left", maintain_order="left", suffix="_true")
     value = auroc(label, joined["score"].to_numpy())

@@ -7,6 +7,7 @@ from typing import Any
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, is_current, write_manifest
 from ehrseq.workflows.console import say, timed
+from ehrseq.workflows.evaluate import describe_outcome
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EXPLAIN, TrainedRun
 
@@ -53,7 +54,7 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         dataset = HistoryDataset(representation, store.samples(settings.explain.split))
         device = inference.choose_device(settings.trainer.accelerator)
         outputs = inference.predictions(model, dataset.ordered(settings.loader), device)
-        table = attention_table(outputs, store)
+        table = attention_table(outputs, store, model.objective.risk)
         table.drop("sample").write_parquet(staging / ATTENTION)
         width = representation.bin_hours or choose_bin_hours(table)
         cohort = cohort_attention(table, width)
@@ -62,8 +63,8 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         chosen = choose_histories(table, store, settings.explain.timelines)
         for number, sample in enumerate(chosen, start=1):
             rows = table.filter(table["sample"] == sample)
-            outcome = "yes" if store.arrays.sample_label[sample] == 1 else "no"
-            title = f"History {number} of {len(chosen)}: predicted risk {rows['probability'][0]:.2f}, outcome {outcome}"
+            outcome = describe_outcome(trained.target(), store.arrays.sample_label[sample])
+            title = f"History {number} of {len(chosen)}: predicted risk {rows['risk'][0]:.2f}, outcome {outcome}"
             draw_timeline(store, rows, title, representation.bin_hours, staging / f"timeline_{number:02d}.png")
         write_manifest(staging, EXPLAIN, key, histories=dataset.samples.size)
     return Explained(folder)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ehrseq.config.schema import Optim, Settings, Trees
+from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.targets import read_target
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
 from ehrseq.workflows.scorers import NetworkScorer, Scorer, TreesScorer
@@ -59,7 +57,7 @@ def learn_model(
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
 
-    scorer = NetworkScorer(model, settings.representation)
+    scorer = NetworkScorer(model, settings.representation, settings.outputs)
     return Learned(scorer, write, fitted.epoch, fitted.epochs, fitted.score)
 
 
@@ -73,7 +71,7 @@ def learn_trees(
     """Grow trees on `train`, as many as are best on `tuning`.
 
     Args:
-        settings: `seed`, `trainer.monitor` and `optim.class_weight` are used.
+        settings: `seed`, `trainer.monitor` and `loss.class_weight` are used.
         config: `settings.model`.
         store: The data; its labels are what is learned.
         sink: Receives the figures, every ten trees.
@@ -83,10 +81,10 @@ def learn_trees(
 
     from ehrseq.data.summary import summarise
 
-    booster = build_booster(config)
+    booster = build_booster(config, read_target(store.meta["target"]))
     samples = {split: store.samples(split) for split in ("train", "tuning")}
     matrices = {split: summarise(store, part, config.summary) for split, part in samples.items()}
-    labels = {split: store.arrays.sample_label[part] for split, part in samples.items()}
+    outcomes = {split: store.arrays.sample_label[part] for split, part in samples.items()}
     names = matrices["train"][1]
     if report:
         report(f"train: {len(samples['train']):,} histories summarised in {len(names):,} features")
@@ -98,11 +96,11 @@ def learn_trees(
             report(f"tree {trees:>4}  " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(figures.items())))
 
     booster.fit(
-        (matrices["train"][0], labels["train"]),
-        (matrices["tuning"][0], labels["tuning"]),
+        (matrices["train"][0], outcomes["train"]),
+        (matrices["tuning"][0], outcomes["tuning"]),
         monitor=settings.trainer.monitor,
         seed=settings.seed,
-        positive_weight=positive_weight(settings.optim, labels["train"]),
+        class_weight=settings.loss.class_weight,
         report=watch,
     )
 
@@ -137,21 +135,26 @@ def learn(
     import pytorch_lightning as lightning
 
     from ehrseq.data import HistoryDataset, represent
+    from ehrseq.metrics.streaming import WatchedMetrics
     from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
-    from ehrseq.training.module import SequenceClassifier
+    from ehrseq.training.module import SequenceModule
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    representation = represent(store, settings.representation)
+    representation = represent(store, settings.representation, settings.outputs)
     cache = settings.loader.cache_gib / 2
     train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
-    model: SequenceModel = build_model(settings.model, len(representation.names), len(store.statics))
-    module = SequenceClassifier(
+    target = read_target(store.meta["target"])
+    sizes = len(representation.names), len(store.statics)
+    model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
+    model.objective.fit(train.outcomes)
+    module = SequenceModule(
         model,
         build_optimizer(settings.optim),
         settings.optim.schedule,
         settings.optim.warmup_epochs,
-        positive_weight(settings.optim, train.targets()),
+        WatchedMetrics(target, "tuning/"),
+        settings.loss.target_replication,
     )
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
     fitted = fit(
@@ -166,12 +169,3 @@ def learn(
     )
     model.load_state_dict(fitted.weights)
     return model.cpu().eval(), fitted
-
-
-def positive_weight(config: Optim, targets: NDArray[np.float32]) -> float:
-    """Weight of a positive in the loss: 1, what balances the classes of `train`, or the number given."""
-    if config.class_weight == "none":
-        return 1.0
-    if config.class_weight == "balanced":
-        return float((targets == 0).sum() / (targets == 1).sum())
-    return float(config.class_weight)

@@ -35,12 +35,12 @@ class Predicted:
 
 
 def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
-    """Write one probability for each history of a source.
+    """Write the predictions of each history of a source.
 
     Args:
         settings: `source`, `loader` and `trainer.accelerator` are used; everything else comes from the run.
         trained: The run.
-        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time`, `probability`.
+        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time` and the predictions.
 
     Raises:
         ConfigError: If the output has another suffix.
@@ -70,7 +70,7 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
             say(f"predict: {left_out['events'].sum():,} events of {left_out.height} codes unknown to the run left out")
         store = open_store(folder / "store")
         samples = np.arange(len(store.arrays.sample_time))
-        probability = trained.scorer().score(store, samples, settings)
+        prediction = trained.scorer().score(store, samples, settings)
         with atomic_file(output) as staging:
-            writer(prediction_frame(store, samples, probability), staging)
+            writer(prediction_frame(store, trained.target(), samples, prediction), staging)
     return Predicted(output, len(samples))

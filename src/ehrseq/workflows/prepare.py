@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
+from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import DataError, EhrseqError
 from ehrseq.files import (
     atomic_folder,
@@ -21,12 +24,13 @@ from ehrseq.files import (
     write_json,
     write_manifest,
 )
+from ehrseq.meds import schema
 from ehrseq.meds.read import count_rows, list_shards
 from ehrseq.meds.splits import assign_splits, read_splits
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
 from ehrseq.sources.base import Source
 from ehrseq.store import Store, open_store
-from ehrseq.tasks import LabelMaker, Labels, require_outcomes
+from ehrseq.tasks import LabelMaker, Labels, Outcomes, encode
 from ehrseq.workflows.build import build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.engine import choose_engine
@@ -55,6 +59,10 @@ class Prepared:
     def open(self) -> Store:
         """Map the store."""
         return open_store(self.store)
+
+    def target(self) -> Target:
+        """What is predicted, with the classes or labels that were found."""
+        return read_target(self.open().meta["target"])
 
     def preprocessor(self) -> Preprocessor:
         """The fitted preprocessing."""
@@ -114,7 +122,7 @@ def run(settings: Settings) -> Prepared:
 
 def _write_dataset(
     settings: Settings, source: Source, maker: LabelMaker, prepared: Prepared, data_key: dict[str, Any]
-) -> tuple[Labels, pl.DataFrame]:
+) -> "_Labelled":
     """Write the MEDS dataset where it is missing; returns its labels and splits, which are checked first."""
     if source.dataset is not None or (not settings.force and is_current(prepared.dataset, data_key)):
         return _label(settings, maker, prepared.dataset)
@@ -127,19 +135,29 @@ def _write_dataset(
     return labelled
 
 
-def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> tuple[Labels, pl.DataFrame]:
-    """Labels and splits."""
+@dataclass(frozen=True)
+class _Labelled:
+    """What is to be predicted of whom: labels, the numbers they stand for, and the splits."""
+
+    labels: Labels
+    outcomes: Outcomes
+    splits: pl.DataFrame
+
+
+def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> _Labelled:
+    """Labels, outcomes and splits."""
     labels = maker.labels(dataset, settings.task.name)
-    require_outcomes(labels.frame, settings.task.name)
+    outcomes = encode(labels.frame, settings.task.target, settings.task.name)
+    binary = settings.task.target.kind == "binary"
+    # Splits are stratified, and checked for both classes, by what is predicted, not by what else is there.
+    frame = labels.frame if binary else labels.frame.drop(schema.BOOLEAN_VALUE, strict=False)
     if settings.split.method == "source":
-        return labels, read_splits(dataset, labels.frame)
-    return labels, assign_splits(labels.frame, settings.split)
+        return _Labelled(labels, outcomes, read_splits(dataset, frame))
+    return _Labelled(labels, outcomes, assign_splits(frame, settings.split))
 
 
-def _write_store(
-    settings: Settings, prepared: Prepared, labelled: tuple[Labels, pl.DataFrame], store_key: dict[str, Any]
-) -> None:
-    labels, splits = labelled
+def _write_store(settings: Settings, prepared: Prepared, labelled: _Labelled, store_key: dict[str, Any]) -> None:
+    labels, splits = labelled.labels, labelled.splits
     events = sum(count_rows(list_shards(prepared.dataset)))
     # Beside the store, under a name of its own: a store of other data or settings never finds this one.
     work = prepared.store.parent / f".{prepared.store.name}.work"
@@ -152,31 +170,44 @@ def _write_store(
         ):
             fitted = fit_dataset(prepared.dataset, labels.frame, splits, settings.preprocess, engine)
             report, counts = build_store(
-                prepared.dataset, labels.frame, splits, fitted.preprocessor, store, work, engine, fitted.events
+                prepared.dataset,
+                labels.frame,
+                splits,
+                fitted.preprocessor,
+                store,
+                work,
+                engine,
+                fitted,
+                labelled.outcomes.value,
+                target=labelled.outcomes.target.plain(),
             )
         write_json(store / PREPROCESSOR, fitted.preprocessor.to_json())
         splits.write_parquet(store / SPLITS)
         report.write_csv(store / REPORT)
-        summary = summarise(labels, splits, report, counts)
+        summary = summarise(labelled, report, counts)
         write_manifest(store, "store", store_key, **summary)
     for line in describe(summary):
         say(f"data: {line}")
 
 
-def summarise(labels: Labels, splits: pl.DataFrame, report: pl.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
+def summarise(labelled: _Labelled, report: pl.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
     """Counts that belong beside the data: samples a split, and what preprocessing changed."""
+    target, value = labelled.outcomes.target, labelled.outcomes.value
+    samples = labelled.labels.frame.select("subject_id").with_columns(_positive(target, value))
     parts = (
-        labels.frame.join(splits.filter(pl.col("split").is_not_null()), on="subject_id")
+        samples.join(labelled.splits.filter(pl.col("split").is_not_null()), on="subject_id")
         .group_by("split")
-        .agg(pl.len().alias("samples"), pl.col("boolean_value").sum())
+        .agg(pl.len().alias("samples"), pl.col("positive").sum())
     )
     known = report.filter(pl.col("entry").is_not_null())
     own = known.filter(pl.col("entry") == pl.col("code"))
     return {
         "splits": {
-            row["split"]: {"samples": row["samples"], "positive": row["boolean_value"]} for row in parts.to_dicts()
+            row["split"]: {"samples": row["samples"]}
+            | ({} if row["positive"] is None else {"positive": int(row["positive"])})
+            for row in parts.to_dicts()
         },
-        "attrition": labels.attrition,
+        "attrition": labelled.labels.attrition,
         "codes": {
             "own": own.height,
             "merged": known.height - own.height,
@@ -193,6 +224,18 @@ def summarise(labels: Labels, splits: pl.DataFrame, report: pl.DataFrame, counts
     }
 
 
+def _positive(target: Target, value: NDArray[np.float32]) -> pl.Series:
+    """Who has the outcome, where having it is a question."""
+    match target.kind:
+        case "binary":
+            positive = value[:, 0] == 1
+        case "survival":
+            positive = value[:, 1] > 0
+        case _:
+            return pl.Series("positive", [None] * len(value), pl.Int64)
+    return pl.Series("positive", positive.astype(np.int64))
+
+
 def describe(summary: dict[str, Any]) -> list[str]:
     """The summary in words, a line each."""
     splits, codes, events = summary["splits"], summary["codes"], summary["events"]
@@ -200,7 +243,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
     merged = f", {codes['merged']:,} merged into others" if codes["merged"] else ""
     lines = [f"{step}: {count:,}" for step, count in summary["attrition"]]
     lines += [
-        ", ".join(f"{name} {splits[name]['samples']:,} ({splits[name]['positive']:,} positive)" for name in order),
+        ", ".join(f"{name} {count_samples(splits[name])}" for name in order),
         f"{codes['own']:,} codes used{merged}, {codes['left_out']:,} left out; {events['used']:,} events used, "
         f"{events['left_out']:,} of rare codes left out, {events['repaired']:,} values repaired, "
         f"{events['out_of_limits']:,} out of limits dropped, {events['clipped']:,} clipped",
@@ -210,6 +253,12 @@ def describe(summary: dict[str, Any]) -> list[str]:
     if events["empty_histories"]:
         lines.append(f"{events['empty_histories']:,} histories hold no event; they are predicted from statics alone")
     return lines
+
+
+def count_samples(split: dict[str, int]) -> str:
+    """How many samples a split has, in words."""
+    positive = f" ({split['positive']:,} positive)" if "positive" in split else ""
+    return f"{split['samples']:,}{positive}"
 
 
 def _remove_empty(root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
 from ehrseq.preprocess import Preprocessor
@@ -22,18 +23,26 @@ if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
 
 TRAIN, EVALUATE, EXPLAIN, AUDIT = "train", "evaluate", "explain", "audit"
-CONFIG = "config.yaml"
+CONFIG, TARGET = "config.yaml", "target.json"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """What determines a training: the store and every setting that touches the weights."""
     if isinstance(settings.model, Trees):
-        plain = [settings.model.plain(), {"monitor": settings.trainer.monitor, "weight": settings.optim.class_weight}]
+        plain = [settings.model.plain(), {"monitor": settings.trainer.monitor, "weight": settings.loss.class_weight}]
     else:
-        parts = (settings.representation, settings.model, settings.optim, settings.trainer, settings.loader)
+        parts = (
+            settings.representation,
+            settings.model,
+            settings.optim,
+            settings.loss,
+            settings.trainer,
+            settings.loader,
+        )
         plain = [part.plain() for part in parts]
-        plain[3].pop("progress")
+        plain[4].pop("progress")
+        plain.append({"outputs": settings.outputs})
     return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
 
 
@@ -65,13 +74,17 @@ class TrainedRun:
         """The preprocessing that was fitted for this run."""
         return Preprocessor.from_json(read_json(self.folder / TRAIN / PREPROCESSOR))
 
+    def target(self) -> Target:
+        """What it predicts, with the classes or labels that were found."""
+        return read_target(read_json(self.folder / TRAIN / TARGET))
+
     def scorer(self) -> Scorer:
         """The network or the trees, ready to score histories."""
         if isinstance(self.settings.model, Trees):
-            booster = build_booster(self.settings.model)
+            booster = build_booster(self.settings.model, self.target())
             booster.load(self.folder / TRAIN)
             return TreesScorer(booster, self.settings.model.summary)
-        return NetworkScorer(self.model(), self.settings.representation)
+        return NetworkScorer(self.model(), self.settings.representation, self.settings.outputs)
 
     def model(self) -> "SequenceModel":
         """The network with its best weights.
@@ -89,6 +102,8 @@ class TrainedRun:
         preprocessor = self.preprocessor()
         model: SequenceModel = build_model(
             self.settings.model,
+            self.target(),
+            self.settings.loss,
             self.settings.representation.inputs_of(len(preprocessor.codes)),
             len(preprocessor.static_features),
         )

@@ -17,11 +17,10 @@ import polars as pl
 
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_file, read_json, read_manifest
-from ehrseq.metrics.intervals import METRICS
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows import evaluate, explain
 from ehrseq.workflows.console import say
-from ehrseq.workflows.prepare import REPORT, Prepared
+from ehrseq.workflows.prepare import REPORT, Prepared, count_samples
 from ehrseq.workflows.runs import AUDIT, CONFIG, EVALUATE, EXPLAIN, TRAIN, TrainedRun
 from ehrseq.workflows.train import ENVIRONMENT
 
@@ -147,10 +146,9 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
         f"| metric ({split}) | value | {settings.evaluate.level:.0%} interval |",
         "| --- | --- | --- |",
     ]
-    headline = {f"{split}/{name}": rank for rank, name in enumerate(METRICS)}
-    for name, estimate in sorted(metrics.items(), key=lambda item: headline.get(item[0], len(headline))):
+    for name, estimate in metrics.items():
         lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
-    sizes = ", ".join(f"{name} {part['samples']:,} ({part['positive']:,} positive)" for name, part in counts.items())
+    sizes = ", ".join(f"{name} {count_samples(part)}" for name, part in counts.items())
     lines += [
         "",
         f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",

@@ -13,7 +13,7 @@ from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn_model
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.runs import CONFIG, TRAIN, TrainedRun, open_run, train_key
+from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
 
@@ -53,6 +53,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         learned = learn_model(settings, prepared.open(), staging / "checkpoints", sink, say)
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
+        write_json(staging / TARGET, prepared.target().plain())
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())

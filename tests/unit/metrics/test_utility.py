@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ehrseq.metrics import best_threshold, normalised_utility, total_utility
+from ehrseq.metrics import best_threshold, evaluate_utility, normalised_utility, total_utility
 
 Stay = tuple[list[int], list[float]]
 
@@ -112,6 +112,34 @@ def test_known_identities(stays: list[Stay], random: Random) -> None:
     assert total_utility(subject[in_order], label[in_order], best[in_order]) == pytest.approx(
         total_utility(subject, label, best), abs=1e-9
     )
+
+
+def test_intervals_are_those_of_cohorts_drawn_by_stay() -> None:
+    random = np.random.default_rng(0)
+    stays: list[Stay] = []
+    for _ in range(30):
+        hours, onset = int(random.integers(1, 40)), int(random.integers(0, 60))
+        labels = [int(hour >= onset) for hour in range(hours)]
+        stays.append((labels, random.random(hours).tolist()))
+    subject, label, score = arrays(stays)
+    alarm = score >= 0.6
+    found = evaluate_utility(subject, label, alarm, replicates=200, seed=3, level=0.9)
+    assert found.value == pytest.approx(normalised_utility(subject, label, alarm), abs=1e-12)
+    # Subjects are drawn by their place in the order of their numbers; a stay drawn twice stands there twice.
+    people = np.unique(subject)
+    draws = np.random.default_rng(3).integers(len(people), size=(200, len(people)))
+    values = []
+    for draw in draws:
+        rows = [np.flatnonzero(subject == people[number]) for number in draw]
+        who = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        everything = np.concatenate(rows)
+        values.append(normalised_utility(who, label[everything], alarm[everything]))
+    low, high = np.quantile(values, [0.05, 0.95])
+    assert found.ci_low == pytest.approx(low, abs=1e-12)
+    assert found.ci_high == pytest.approx(high, abs=1e-12)
+    assert evaluate_utility(subject, label, alarm, replicates=0).ci_low is None
+    nobody = evaluate_utility(subject, label * 0, alarm, replicates=10)
+    assert (nobody.value, nobody.ci_low, nobody.ci_high) == (None, None, None)
 
 
 def test_the_example_of_the_challenge() -> None:

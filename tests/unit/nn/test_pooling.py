@@ -1,5 +1,6 @@
 """Poolings against plain loops over histories and steps."""
 
+from collections.abc import Callable
 from math import exp
 from typing import Any
 
@@ -8,7 +9,15 @@ import torch
 from torch import Tensor
 
 from ehrseq.errors import ConfigError
-from ehrseq.nn import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooling
+from ehrseq.nn import (
+    AttentionPooling,
+    LastPooling,
+    MaxPooling,
+    MeanPooling,
+    MultiHeadAttentionPooling,
+    Pooling,
+    SumPooling,
+)
 
 H = 6
 LENGTHS = [4, 1, 6, 2]
@@ -16,11 +25,15 @@ POOLINGS: dict[str, tuple[type[Pooling], dict[str, Any]]] = {
     "last": (LastPooling, {}),
     "last-two-directions": (LastPooling, {"bidirectional": True}),
     "mean": (MeanPooling, {}),
+    "sum": (SumPooling, {}),
     "max": (MaxPooling, {}),
     "attention": (AttentionPooling, {}),
     "attention-context-only": (AttentionPooling, {"with_last": False}),
     "attention-learned": (AttentionPooling, {"query": "learned", "with_last": False, "with_max": True}),
     "attention-all": (AttentionPooling, {"with_max": True, "bidirectional": True}),
+    "heads": (MultiHeadAttentionPooling, {"num_heads": 3, "head_size": 2}),
+    "heads-two-directions": (MultiHeadAttentionPooling, {"num_heads": 1, "bidirectional": True}),
+    "heads-learned": (MultiHeadAttentionPooling, {"query": "learned", "head_size": 5}),
 }
 each_pooling = pytest.mark.parametrize("name", POOLINGS)
 
@@ -58,6 +71,25 @@ def attend_by_loop(pooling: AttentionPooling, steps: list[list[float]]) -> list[
     return [exp(score) / total for score in scores]
 
 
+def heads_by_loop(
+    pooling: MultiHeadAttentionPooling, steps: list[list[float]]
+) -> tuple[list[float], list[list[float]]]:
+    """The context of one history and the weights of each head, by the written equation."""
+    d = pooling.head_size
+    states = [torch.tensor(step, dtype=torch.float64) for step in steps]
+    last = torch.tensor(last_by_loop(steps, pooling.bidirectional), dtype=torch.float64)
+    contexts, weights = [], []
+    for head in range(pooling.num_heads):
+        own = slice(head * d, (head + 1) * d)
+        query = pooling.question[own] if pooling.query is None else pooling.query.weight[own] @ last
+        large = [exp((query @ (pooling.key.weight[own] @ state)).item() / d**0.5) for state in states]
+        weights.append([number / sum(large) for number in large])
+        values = [pooling.value.weight[own] @ state for state in states]
+        contexts.append(torch.stack([w * value for w, value in zip(weights[-1], values, strict=True)]).sum(0))
+    vector: list[float] = (pooling.output.weight @ torch.cat(contexts)).tolist()
+    return vector, weights
+
+
 def pool_by_loop(pooling: Pooling, steps: list[list[float]]) -> tuple[list[float], list[float] | None]:
     """What a pooling should give for the real steps of one history."""
     last = last_by_loop(steps, pooling.bidirectional)
@@ -69,6 +101,11 @@ def pool_by_loop(pooling: Pooling, steps: list[list[float]]) -> tuple[list[float
         return last, weights
     if isinstance(pooling, MaxPooling):
         return largest, None
+    if isinstance(pooling, SumPooling):
+        return [sum(step[unit] for step in steps) for unit in range(H)], None
+    if isinstance(pooling, MultiHeadAttentionPooling):
+        vector, heads = heads_by_loop(pooling, steps)
+        return vector, [sum(weights) / len(heads) for weights in zip(*heads, strict=True)]
     weights = [1 / len(steps)] * len(steps)
     if isinstance(pooling, AttentionPooling):
         weights = attend_by_loop(pooling, steps)
@@ -92,7 +129,7 @@ def test_poolings_equal_plain_loops(name: str) -> None:
             assert weights[row].tolist() == pytest.approx(expected_weights + [0.0] * (6 - length), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in POOLINGS if name != "max"])
+@pytest.mark.parametrize("name", [name for name, (kind, _) in POOLINGS.items() if kind.gives_attention])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_weights_sum_to_one_and_are_exactly_zero_on_padding(name: str, dtype: torch.dtype) -> None:
     pooling = build(name, dtype)
@@ -118,11 +155,25 @@ def test_values_and_number_of_padding_steps_change_nothing(name: str) -> None:
         assert weights_padded[:, 6:].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("name", ["heads", "heads-learned"])
+def test_each_head_has_weights_of_its_own(name: str) -> None:
+    pooling, hidden = build(name), random_hidden()
+    assert isinstance(pooling, MultiHeadAttentionPooling)
+    weights = pooling.head_weights(hidden, torch.tensor(LENGTHS))
+    assert weights.shape == (len(LENGTHS), pooling.num_heads, 6)
+    for row, length in enumerate(LENGTHS):
+        for head, expected in enumerate(heads_by_loop(pooling, hidden[row, :length].tolist())[1]):
+            assert weights[row, head].tolist() == pytest.approx(expected + [0.0] * (6 - length), abs=1e-12)
+
+
 @each_pooling
 def test_one_step_has_all_the_weight_and_is_all_of_the_vector(name: str) -> None:
     pooling, hidden = build(name), random_hidden()[:, :1]
     vector, weights = pooling(hidden, torch.ones(len(LENGTHS), dtype=torch.int64))
-    assert torch.allclose(vector, hidden[:, 0].repeat(1, pooling.output_size // H), rtol=0, atol=1e-15)
+    expected = hidden[:, 0].repeat(1, pooling.output_size // H)
+    if isinstance(pooling, MultiHeadAttentionPooling):
+        expected = pooling.output(pooling.value(expected))
+    assert torch.allclose(vector, expected, rtol=0, atol=1e-15)
     if weights is not None:
         assert weights.tolist() == [[1.0]] * len(LENGTHS)
 
@@ -155,20 +206,25 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(pool, (hidden,))
 
 
-def test_the_last_state_as_query_moves_the_attention_and_a_learned_query_does_not() -> None:
+@pytest.mark.parametrize("kind", [AttentionPooling, MultiHeadAttentionPooling])
+def test_the_last_state_as_query_moves_the_attention_and_a_learned_query_does_not(
+    kind: Callable[..., Pooling],
+) -> None:
     """Only the last state differs; the ratio of the other steps' weights depends on the query alone."""
     hidden, lengths = random_hidden()[2:3], torch.tensor([6])
     other = hidden.clone()
     other[0, 5] += 1.0
     for query, moves in (("last", True), ("learned", False)):
         torch.manual_seed(0)
-        pooling = AttentionPooling(H, query="last" if query == "last" else "learned").double()
+        one_head = {"num_heads": 1} if kind is MultiHeadAttentionPooling else {}  # a mean of several has no such ratio
+        pooling = kind(H, query=query, **one_head).double()
         ratios = [weights[0, 0] / weights[0, 1] for _, weights in (pooling(hidden, lengths), pooling(other, lengths))]
         assert ((ratios[0] - ratios[1]).abs().item() > 1e-6) == moves
 
 
-def test_attention_under_mixed_precision_sums_to_one() -> None:
-    pooling = build("attention", torch.float32)
+@pytest.mark.parametrize("name", ["attention", "heads", "heads-learned"])
+def test_attention_under_mixed_precision_sums_to_one(name: str) -> None:
+    pooling = build(name, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, weights = pooling(random_hidden(torch.bfloat16), torch.tensor(LENGTHS))
     assert weights.dtype == torch.float32
@@ -194,6 +250,13 @@ def test_attention_under_mixed_precision_sums_to_one() -> None:
         ),
         (AttentionPooling, {"with_last": 1}, "with_last is 1; allowed are true and false"),
         (AttentionPooling, {"with_max": "no"}, "with_max is 'no'; allowed are true and false"),
+        (MultiHeadAttentionPooling, {"num_heads": 0}, "num_heads is 0; allowed are whole numbers from 1 up"),
+        (MultiHeadAttentionPooling, {"head_size": 1.5}, "head_size is 1.5; allowed are whole numbers from 1 up"),
+        (
+            MultiHeadAttentionPooling,
+            {"query": "lern"},
+            "query is 'lern'; allowed are 'learned', 'last' (did you mean 'learned'?)",
+        ),
     ],
 )
 def test_bad_arguments_are_named(kind: type[Pooling], arguments: dict[str, Any], message: str) -> None:

@@ -8,20 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from ehrseq.config.load import load_settings
 from ehrseq.errors import ConfigError
 from ehrseq.nn import (
     AttentionPooling,
-    BinaryHead,
     GridEmbedding,
     GRUEncoder,
+    Head,
     LastPooling,
     LSTMEncoder,
     MaxPooling,
     MeanPooling,
+    MultiHeadAttentionPooling,
+    Objective,
     Pooling,
     Prediction,
     RecurrentEncoder,
     SequenceModel,
+    make_objective,
 )
 
 F, S, H = 4, 2, 6
@@ -36,6 +40,7 @@ POOLINGS: list[tuple[type[Pooling], dict[str, Any]]] = [
     (MaxPooling, {}),
     (AttentionPooling, {"query": "last", "with_last": True}),
     (AttentionPooling, {"query": "learned", "with_last": False, "with_max": True}),
+    (MultiHeadAttentionPooling, {"num_heads": 2}),
 ]
 
 
@@ -71,14 +76,19 @@ def repad(inputs: Inputs, steps: int, fill: float) -> Inputs:
     return replace(inputs, **grids)
 
 
+def objective() -> Objective:
+    settings = load_settings()
+    return make_objective(settings.task.target, settings.loss)
+
+
 def build(encoder: tuple[type[RecurrentEncoder], bool, int], pooling: tuple[type[Pooling], dict[str, Any]]) -> Any:
     torch.manual_seed(0)
     kind, bidirectional, num_layers = encoder
     embedding = GridEmbedding(F, S, projection=5, dropout=0.1)
     net = kind(embedding.output_size, H, num_layers, bidirectional, dropout=0.2)
     pool = pooling[0](net.output_size, bidirectional=bidirectional, **pooling[1])
-    head = BinaryHead(pool.output_size, num_statics=S, hidden_size=16)
-    return SequenceModel(embedding, net, pool, head).eval()
+    head = Head(pool.output_size, num_statics=S, hidden_size=16)
+    return SequenceModel(embedding, net, pool, head, objective()).eval()
 
 
 @pytest.fixture(
@@ -92,7 +102,7 @@ def built_model(request: pytest.FixtureRequest) -> Any:
 
 def assert_same(one: Prediction, other: Prediction, atol: float) -> None:
     steps = min(one.hidden.shape[1], other.hidden.shape[1])
-    assert torch.allclose(one.logits, other.logits, rtol=0, atol=atol)
+    assert torch.allclose(one.output, other.output, rtol=0, atol=atol)
     assert torch.allclose(one.hidden[:, :steps], other.hidden[:, :steps], rtol=0, atol=atol)
     assert (one.attention is None) == (other.attention is None)
     if one.attention is not None and other.attention is not None:
@@ -101,8 +111,8 @@ def assert_same(one: Prediction, other: Prediction, atol: float) -> None:
 
 def test_shapes_and_attention_are_as_promised(model: SequenceModel) -> None:
     prediction: Prediction = model(random_inputs())
-    assert prediction.logits.shape == (6,)
-    assert len(set(prediction.logits.tolist())) == 6
+    assert prediction.output.shape == (6, 1)
+    assert len(set(prediction.output[:, 0].tolist())) == 6
     assert prediction.hidden.shape == (6, 8, model.encoder.output_size)
     assert (prediction.attention is not None) == model.pooling.gives_attention
     if prediction.attention is not None:
@@ -146,14 +156,14 @@ def test_a_history_alone_is_predicted_as_in_a_batch(model: SequenceModel) -> Non
             )
         )
         attention = None if batch.attention is None else batch.attention[one]
-        assert_same(alone, Prediction(batch.logits[one], attention, batch.hidden[one]), atol=1e-6)
+        assert_same(alone, Prediction(batch.output[one], attention, batch.hidden[one]), atol=1e-6)
 
 
 def test_every_weight_learns_and_padding_does_not_reach_its_gradient(model: SequenceModel) -> None:
     gradients = []
     for inputs in (random_inputs(), repad(random_inputs(), max(LENGTHS), 50.0)):
         model.zero_grad()
-        model(inputs).logits.square().sum().backward()
+        model(inputs).output.square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         other = gradients[1][name]
@@ -168,9 +178,9 @@ def test_statics_reach_the_prediction_through_the_steps_and_through_the_head() -
         torch.manual_seed(0)
         embedding = GridEmbedding(F, S, statics="steps" if statics == "steps" else "none")
         encoder = GRUEncoder(embedding.output_size, H)
-        model = SequenceModel(embedding, encoder, MeanPooling(H), BinaryHead(H, num_statics=num_statics)).eval()
+        model = SequenceModel(embedding, encoder, MeanPooling(H), Head(H, num_statics=num_statics), objective()).eval()
         inputs = random_inputs()
-        same = torch.equal(model(inputs).logits, model(replace(inputs, statics=inputs.statics + 1)).logits)
+        same = torch.equal(model(inputs).output, model(replace(inputs, statics=inputs.statics + 1)).output)
         assert same is not reaches
 
 
@@ -190,10 +200,10 @@ def test_blocks_that_do_not_fit_are_named() -> None:
     with pytest.raises(
         ConfigError, match=r"^encoder.input_size is 13; allowed is 18, which the block before it gives$"
     ):
-        SequenceModel(embedding, GRUEncoder(13, H), MeanPooling(H), BinaryHead(H))
+        SequenceModel(embedding, GRUEncoder(13, H), MeanPooling(H), Head(H), objective())
     with pytest.raises(ConfigError, match=r"^pooling.input_size is 5; allowed is 6,"):
-        SequenceModel(embedding, encoder, MeanPooling(5), BinaryHead(5))
+        SequenceModel(embedding, encoder, MeanPooling(5), Head(5), objective())
     with pytest.raises(ConfigError, match=r"^head.input_size is 6; allowed is 12,"):
-        SequenceModel(embedding, encoder, AttentionPooling(H), BinaryHead(H))
+        SequenceModel(embedding, encoder, AttentionPooling(H), Head(H), objective())
     with pytest.raises(ConfigError, match=r"^pooling.bidirectional is False; allowed is True,"):
-        SequenceModel(embedding, GRUEncoder(18, H, bidirectional=True), LastPooling(2 * H), BinaryHead(2 * H))
+        SequenceModel(embedding, GRUEncoder(18, H, bidirectional=True), LastPooling(2 * H), Head(2 * H), objective())

@@ -15,6 +15,7 @@ from ehrseq.errors import DataError
 from ehrseq.meds import schema, write
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
 from ehrseq.store import Arrays, open_store
+from ehrseq.tasks import encode
 from ehrseq.workflows.engine import SerialEngine
 
 START = datetime(2020, 1, 1)
@@ -72,7 +73,10 @@ def tensorise(
     folder: Path, labels: pl.DataFrame, splits: pl.DataFrame, preprocessor: Preprocessor
 ) -> tuple[Arrays, pl.DataFrame]:
     target = Path(tempfile.mkdtemp(dir=folder.parent))
-    report, _ = build_store(folder, labels, splits, preprocessor, target, folder.parent / "work", SerialEngine())
+    outcomes = encode(labels, load_settings().task.target, "made").value
+    report, _ = build_store(
+        folder, labels, splits, preprocessor, target, folder.parent / "work", SerialEngine(), outcomes=outcomes
+    )
     return open_store(target).arrays, report
 
 
@@ -134,7 +138,7 @@ def test_arrays_and_report(fitted: tuple[Path, Preprocessor]) -> None:
     assert arrays.static[:, 2].tolist() == [0, 1, 1, 0, 0]
     assert arrays.sample_end.tolist() == arrays.end.tolist()
     assert arrays.sample_split.tolist() == [0, 0, 0, 1, 2]
-    assert arrays.sample_label.tolist() == [1, 0, 1, 0, 1]
+    assert arrays.sample_label[:, 0].tolist() == [1, 0, 1, 0, 1]
     counts = {row["code"]: row for row in report.to_dicts()}
     temp = counts["temp"]
     assert [temp[name] for name in ("events", "repaired", "out_of_limits", "clipped")] == [6, 1, 1, 2]

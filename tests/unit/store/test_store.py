@@ -24,7 +24,7 @@ def arrays() -> Arrays:
         sample_time=np.array([2, 2, 9]),
         sample_begin=np.array([0, 2, 2]),
         sample_end=np.array([2, 2, 3]),
-        sample_label=np.array([1, 0, np.nan], np.float32),
+        sample_label=np.array([[1], [0], [np.nan]], np.float32),
         sample_split=np.array([0, 2, -1], np.int8),
     )
 

@@ -15,6 +15,7 @@ class Encoder(nn.Module, ABC):
         output_size: H, the size of a hidden state.
         causal: Whether the hidden state of a step depends on this and earlier steps only.
         bidirectional: Whether a hidden state is [forward; backward], two directions of H/2 side by side.
+        gives_attention: Whether the encoder weighs the steps itself, see `encode`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -22,6 +23,7 @@ class Encoder(nn.Module, ABC):
     output_size: int
     causal: bool
     bidirectional: bool = False
+    gives_attention: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor, **batch: Tensor) -> Tensor:
@@ -35,3 +37,17 @@ class Encoder(nn.Module, ABC):
         Returns:
             Hidden states, exactly 0 on padding, (B, T, H).
         """
+
+    def encode(self, x: Tensor, lengths: Tensor, **batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Read each history, and tell how the encoder weighed its steps on the way.
+
+        Args:
+            x: As for `forward`.
+            lengths: As for `forward`.
+            **batch: As for `forward`.
+
+        Returns:
+            What `forward` gives, (B, T, H), and, if `gives_attention`, weights that are exactly 0 on padding and sum to
+            one over the real steps, (B, T).
+        """
+        return self(x, lengths, **batch), None

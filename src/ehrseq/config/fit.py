@@ -1,0 +1,95 @@
+"""Which choices go together: what the parts of a configuration ask of each other, checked before anything is read."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ehrseq.config.schema import Model, Settings, Trees
+
+from ehrseq.config.targets import WATCHED
+
+_CLASSIFIES = ("binary", "multiclass", "multilabel")
+_TREES_LEARN = ("binary", "multiclass", "regression")
+
+
+def find_misfit(settings: "Settings") -> str | None:
+    """The first two choices that exclude each other, in a line that says what would do; None if all go together."""
+    from ehrseq.config.schema import Trees
+
+    model = settings.model
+    if isinstance(model, Trees):
+        return _trees(settings, model) or _monitor(settings) or _loss(settings)
+    return (
+        _monitor(settings)
+        or _loss(settings)
+        or _representation(settings, model)
+        or _steps(settings, model)
+        or _explanation(settings, model)
+    )
+
+
+def _trees(settings: "Settings", model: "Trees") -> str | None:
+    """What trees cannot do; `outputs` is nothing to them, since each history is summarised by itself."""
+    kind, loss = settings.task.target.kind, settings.loss
+    if kind not in _TREES_LEARN:
+        return f"model={model.name} learns {', '.join(_TREES_LEARN)} targets, not {kind}"
+    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
+        if value := getattr(loss, name):
+            return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
+    if settings.explain.enabled:
+        return f"model={model.name} has no attention to explain; use explain=none"
+    return None
+
+
+def _monitor(settings: "Settings") -> str | None:
+    kind = settings.task.target.kind
+    allowed = ["tuning/loss", *(f"tuning/{name}" for name in WATCHED[kind])]
+    if settings.trainer.monitor in allowed:
+        return None
+    return f"trainer.monitor={settings.trainer.monitor}: a {kind} target has {', '.join(allowed)}"
+
+
+def _loss(settings: "Settings") -> str | None:
+    kind, loss = settings.task.target.kind, settings.loss
+    if kind == "multiclass" and not isinstance(loss.class_weight, str):
+        return f"loss.class_weight={loss.class_weight:g}: a multiclass target has none or balanced"
+    if kind not in _CLASSIFIES:
+        for name in ("class_weight", "focal", "logit_adjustment", "label_smoothing"):
+            if getattr(loss, name) not in (0, "none"):
+                return f"loss.{name}={getattr(loss, name)} is for {', '.join(_CLASSIFIES)} targets, not {kind}"
+    return None
+
+
+def _representation(settings: "Settings", model: "Model") -> str | None:
+    name = settings.representation.name
+    for key, part in (("embedding", model.embedding), ("encoder", model.encoder)):
+        if part.grid_only and name != "grid":
+            short = part.target.rpartition(".")[2]
+            return f"representation={name}: model.{key} {short} reads representation=grid only"
+    return None
+
+
+def _steps(settings: "Settings", model: "Model") -> str | None:
+    if settings.outputs != "steps" and not settings.loss.target_replication:
+        return None
+    asks = "outputs=steps" if settings.outputs == "steps" else "loss.target_replication"
+    if settings.outputs == "steps" and settings.loss.target_replication:
+        return "loss.target_replication is for outputs=last; with outputs=steps every step has an outcome of its own"
+    if settings.outputs == "steps" and settings.representation.name != "grid":
+        return f"outputs=steps needs representation=grid, not {settings.representation.name}"
+    if later := model.encoder.looks_ahead():
+        return f"{asks} needs a net that never looks ahead; model.encoder{later} does"
+    if not model.pooling.at_steps:
+        short = model.pooling.target.rpartition(".")[2]
+        return f"{asks}: model.pooling {short} pools whole histories only; use model/pooling=last, mean, max or sum"
+    return None
+
+
+def _explanation(settings: "Settings", model: "Model") -> str | None:
+    if not settings.explain.enabled:
+        return None
+    if settings.outputs == "steps":
+        return "outputs=steps: attention is over whole histories; use explain=none"
+    if not (model.pooling.gives_attention or model.encoder.gives_attention):
+        short = model.pooling.target.rpartition(".")[2]
+        return f"explain=attention: model.pooling {short} gives no weights; use model/pooling=attention or explain=none"
+    return None

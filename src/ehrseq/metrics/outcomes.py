@@ -1,0 +1,230 @@
+"""The metrics of each kind of target, with intervals by subject."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehrseq.config.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    SurvivalTarget,
+    Target,
+)
+from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, evaluate_binary
+from ehrseq.metrics.survival import brier_columns, concordance
+
+Floats = NDArray[np.float64]
+# By which figure a run of each kind is judged at a glance.
+HEADLINE = {
+    "binary": "auroc",
+    "multiclass": "macro_auroc",
+    "multilabel": "macro_auroc",
+    "regression": "r2",
+    "ordinal": "kappa",
+    "survival": "c_index",
+}
+
+
+def evaluate_predictions(
+    target: Target,
+    outcome: NDArray[np.float32],
+    prediction: Floats,
+    subject: NDArray[np.generic],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """All metrics of a kind of target with percentile bootstrap intervals, drawn by subject.
+
+    Args:
+        target: The kind.
+        outcome: (N, L), see `ehrseq.tasks.Outcomes`.
+        prediction: (N, P), see `ehrseq.nn.Objective`.
+        subject: (N,) whose prediction each is.
+        replicates: How many samples are drawn; 0 gives no intervals.
+        seed: The same seed gives the same intervals.
+        level: Coverage of the intervals.
+    """
+    options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level}
+    match target:
+        case BinaryTarget():
+            return evaluate_binary(outcome[:, 0], prediction[:, 0], subject, **options)
+        case MulticlassTarget(classes=classes):
+            truth = outcome[:, :1] == np.arange(len(classes))
+            macro = _macro(truth.astype(np.float64), prediction, subject, classes, **options)
+            return macro | _sums(_class_columns(truth, prediction), _class_metrics, subject, **options)
+        case MultilabelTarget(labels=labels):
+            return _macro(outcome.astype(np.float64), prediction, subject, labels, **options)
+        case RegressionTarget():
+            return _sums(_number_columns(outcome[:, 0], prediction[:, 0]), _number_metrics, subject, **options)
+        case OrdinalTarget(edges=edges):
+            columns = _bucket_columns(outcome[:, 0], prediction, len(edges) + 1)
+            return _sums(columns, _bucket_metrics, subject, **options)
+        case SurvivalTarget():
+            return _survival(target, outcome.astype(np.float64), prediction, subject, **options)
+
+
+def _macro(
+    truth: Floats,
+    prediction: Floats,
+    subject: NDArray[np.generic],
+    names: tuple[str, ...],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+) -> dict[str, Estimate]:
+    """Mean AUROC and AUPRC over labels, and each label's own; all labels are drawn together."""
+    result: dict[str, Estimate] = {}
+    points: dict[str, list[float]] = {"auroc": [], "auprc": []}
+    drawn: dict[str, list[Floats]] = {"auroc": [], "auprc": []}
+    for column, name in enumerate(names):
+        known = ~np.isnan(truth[:, column])
+        label, probability = truth[known, column], prediction[known, column]
+        own = evaluate_binary(label, probability, subject[known], replicates=0)
+        table = bootstrap(label, probability, subject[known], replicates, seed) if replicates and known.any() else {}
+        for metric, values in points.items():
+            point = own[metric].value
+            values.append(float("nan") if point is None else point)
+            drawn[metric].append(table.get(metric, np.full(replicates, np.nan)))
+            result[f"{metric}_{name}"] = estimate(values[-1], table.get(metric), level)
+    macro = {}
+    for metric, values in points.items():
+        defined = [value for value in values if not np.isnan(value)]
+        mean = float(np.mean(defined)) if defined else float("nan")
+        together = np.stack(drawn[metric])
+        enough = (~np.isnan(together)).sum(axis=0)
+        average = np.where(enough > 0, np.nansum(together, axis=0) / np.maximum(enough, 1), np.nan)
+        macro[f"macro_{metric}"] = estimate(mean, average, level)
+    return macro | result
+
+
+def _sums(
+    columns: Floats,
+    metrics: Callable[[Floats], dict[str, Floats]],
+    subject: NDArray[np.generic],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+) -> dict[str, Estimate]:
+    """Metrics that are functions of sums over predictions.
+
+    Args:
+        columns: (N, C) what is summed; rows with NaN, whose outcome is unknown, take no part.
+        metrics: Sums (R, C) to metrics (R,).
+        subject: (N,).
+        replicates: See `evaluate_predictions`.
+        seed: See there.
+        level: See there.
+    """
+    known = ~np.isnan(columns).any(axis=1)
+    columns, subject = columns[known], subject[known]
+    points = metrics(columns.sum(axis=0)[None])
+    parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed)]
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in points} if parts else {}
+    return {name: estimate(float(value[0]), drawn.get(name), level) for name, value in points.items()}
+
+
+def _class_columns(truth: NDArray[np.bool_], prediction: Floats) -> Floats:
+    given = np.clip(np.where(truth, prediction, 0).sum(axis=1), np.finfo(np.float64).eps, 1)
+    chosen = np.eye(truth.shape[1], dtype=bool)[prediction.argmax(axis=1)]
+    rest = [-np.log(given), ((prediction - truth) ** 2).sum(axis=1), np.ones(len(truth))]
+    return np.column_stack([truth, truth & chosen, *rest])
+
+
+def _class_metrics(sums: Floats) -> dict[str, Floats]:
+    classes = (sums.shape[1] - 3) // 2
+    size, right = sums[:, :classes], sums[:, classes : 2 * classes]
+    loss, squares, count = sums[:, -3], sums[:, -2], sums[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = np.where(size > 0, right / size, np.nan)
+        return {
+            "accuracy": right.sum(axis=1) / count,
+            "balanced_accuracy": np.nanmean(recall, axis=1),
+            "log_loss": loss / count,
+            "brier": squares / count,
+        }
+
+
+def _number_columns(outcome: NDArray[np.float32], prediction: Floats) -> Floats:
+    truth = outcome.astype(np.float64)
+    error = prediction - truth
+    # Counted from the mean, so that the sum of squares keeps its digits.
+    moved = truth - np.nanmean(truth)
+    return np.column_stack([np.abs(error), error, error**2, moved, moved**2, np.ones(len(error))])
+
+
+def _number_metrics(sums: Floats) -> dict[str, Floats]:
+    absolute, error, squares, value, value_squares, count = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = value_squares - value**2 / count
+        return {
+            "mae": absolute / count,
+            "rmse": np.sqrt(squares / count),
+            "r2": np.where(spread > 0, 1 - squares / spread, np.nan),
+            "bias": error / count,
+        }
+
+
+def _bucket_columns(outcome: NDArray[np.float32], prediction: Floats, buckets: int) -> Floats:
+    """A column a cell of the table of truth and choice, and the distance of the expected bucket."""
+    known = ~np.isnan(outcome)
+    truth = np.where(known, outcome, 0).astype(np.int64)
+    cell = truth * buckets + prediction.argmax(axis=1)
+    table = np.eye(buckets * buckets)[cell]
+    distance = np.abs(prediction @ np.arange(buckets) - truth)
+    columns = np.column_stack([table, distance])
+    columns[~known] = np.nan
+    return columns
+
+
+def _bucket_metrics(sums: Floats) -> dict[str, Floats]:
+    buckets = round((sums.shape[1] - 1) ** 0.5)
+    table = sums[:, :-1].reshape(len(sums), buckets, buckets)
+    count = table.sum(axis=(1, 2))
+    distance = (np.arange(buckets)[:, None] - np.arange(buckets)) ** 2
+    by_chance = table.sum(axis=2)[:, :, None] * table.sum(axis=1)[:, None, :] / np.maximum(count, 1)[:, None, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        disagreement = (by_chance * distance).sum(axis=(1, 2))
+        kappa = np.where(disagreement > 0, 1 - (table * distance).sum(axis=(1, 2)) / disagreement, np.nan)
+        return {
+            "kappa": kappa,  # quadratic weights (Cohen 1968)
+            "accuracy": np.trace(table, axis1=1, axis2=2) / count,
+            "mae": sums[:, -1] / count,
+        }
+
+
+def _survival(
+    target: SurvivalTarget,
+    outcome: Floats,
+    prediction: Floats,
+    subject: NDArray[np.generic],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+) -> dict[str, Estimate]:
+    """Concordance of each cause and the Brier scores at the edges, weighted for censoring."""
+    edges = len(target.edges)
+    result: dict[str, Estimate] = {}
+    for number, cause in enumerate(target.causes):
+        incidence = prediction[:, number * edges : (number + 1) * edges]
+        suffix = "" if len(target.causes) == 1 else f"_{cause}"
+        weights = np.concatenate([np.ones((1, len(outcome))), *Draws(subject, replicates, seed)])
+        values = concordance(outcome[:, 0], outcome[:, 1], number + 1, incidence[:, -1], weights)
+        result[f"c_index{suffix}"] = estimate(float(values[0]), values[1:], level)
+        columns = brier_columns(outcome[:, 0], outcome[:, 1], number + 1, incidence, np.array(target.edges))
+
+        def integrated(sums: Floats) -> dict[str, Floats]:
+            return {"integrated_brier": sums[:, :-1].mean(axis=1) / sums[:, -1]}
+
+        briers = _sums(columns, integrated, subject, replicates=replicates, seed=seed, level=level)
+        result |= {f"{name}{suffix}": value for name, value in briers.items()}
+    return result

@@ -1,0 +1,318 @@
+"""What is learned: from the head's outputs to a loss and to predictions, one class a kind of target.
+
+Outcomes that are unknown (NaN) take no part in any loss. What an objective learns from the labels of `train` and needs
+for predictions is part of its state, so that it is saved with the weights.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ehrseq.config.schema import Loss
+from ehrseq.config.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    SurvivalTarget,
+    Target,
+)
+from ehrseq.errors import ConfigError
+
+
+class Objective(nn.Module, ABC):
+    """Loss and predictions of one kind of target.
+
+    Attributes:
+        outputs: O, how many outputs the head has.
+    """
+
+    outputs: int
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Take what is needed from the outcomes of `train`, (M, L)."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """The mean loss of the known outcomes, a scalar; 0 where none is known.
+
+        Args:
+            output: (B, O).
+            outcome: (B, L), NaN where unknown.
+        """
+
+    @abstractmethod
+    def predict(self, output: Tensor) -> Tensor:
+        """Predictions of outputs (B, O), (B, P)."""
+
+    def risk(self, output: Tensor) -> Tensor:
+        """One number a history, (B,), by which they can be ranked: the last prediction."""
+        return self.predict(output)[:, -1]
+
+
+class BinaryObjective(Objective):
+    """Weighted binary cross-entropy, a logit a label; of one label or of several.
+
+    The focal loss (Lin et al. 2017) multiplies each loss by (1 - p)^gamma, p being what was given to the truth. Logit
+    adjustment (Menon et al. 2021) adds tau log(prior odds) to the logits while learning only.
+
+    Args:
+        labels: How many.
+        loss: How errors count.
+    """
+
+    def __init__(self, labels: int, loss: Loss) -> None:
+        super().__init__()
+        self.outputs = labels
+        self.config = loss
+        self.register_buffer("weight", torch.ones(labels), persistent=False)
+        self.register_buffer("prior", torch.zeros(labels), persistent=False)
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Weights and prior log odds from the outcomes of `train`."""
+        positive, negative = (outcomes == 1).sum(axis=0), (outcomes == 0).sum(axis=0)
+        odds = np.maximum(positive, 0.5) / np.maximum(negative, 0.5)
+        weight = {"none": np.ones(self.outputs), "balanced": 1 / odds}.get(str(self.config.class_weight))
+        if weight is None:
+            weight = np.full(self.outputs, float(self.config.class_weight))
+        self.get_buffer("weight").copy_(torch.from_numpy(weight))
+        self.get_buffer("prior").copy_(torch.from_numpy(np.log(odds)))
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        known = ~outcome.isnan()
+        truth = outcome.nan_to_num(0.0)
+        logits = output + self.config.logit_adjustment * self.get_buffer("prior")
+        smoothed = truth + self.config.label_smoothing * (0.5 - truth)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, smoothed, reduction="none", pos_weight=self.get_buffer("weight")
+        )
+        if self.config.focal:
+            missed = torch.sigmoid(logits * (1 - 2 * truth))
+            losses = losses * missed**self.config.focal
+        return _mean(losses, known)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Probabilities, (B, P)."""
+        return torch.sigmoid(output)
+
+
+class MulticlassObjective(Objective):
+    """Cross-entropy over classes; focal loss and logit adjustment as in `BinaryObjective`.
+
+    Args:
+        classes: How many.
+        loss: How errors count.
+    """
+
+    def __init__(self, classes: int, loss: Loss) -> None:
+        super().__init__()
+        self.outputs = classes
+        self.config = loss
+        self.register_buffer("weight", torch.ones(self.outputs), persistent=False)
+        self.register_buffer("prior", torch.zeros(self.outputs), persistent=False)
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Weights and log priors from the outcomes of `train`."""
+        count = np.maximum(np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.outputs), 0.5)
+        if self.config.class_weight == "balanced":
+            self.get_buffer("weight").copy_(torch.from_numpy(count.sum() / count / self.outputs))
+        self.get_buffer("prior").copy_(torch.from_numpy(np.log(count / count.sum())))
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        known = ~outcome[:, 0].isnan()
+        number = outcome[:, 0].nan_to_num(0.0).long()
+        logits = output + self.config.logit_adjustment * self.get_buffer("prior")
+        weight = self.get_buffer("weight")
+        losses = functional.cross_entropy(
+            logits, number, weight, reduction="none", label_smoothing=self.config.label_smoothing
+        )
+        if self.config.focal:
+            given = logits.softmax(-1).gather(1, number[:, None])[:, 0]
+            losses = losses * (1 - given) ** self.config.focal
+        # As torch has it: a mean whose weights sum to one.
+        return (losses * known).sum() / (weight[number] * known).sum().clamp(min=torch.finfo(losses.dtype).tiny)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Probabilities, (B, P)."""
+        return output.softmax(-1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """The probability of the likeliest class, (B,)."""
+        return self.predict(output).amax(-1)
+
+
+class RegressionObjective(Objective):
+    """Mean squared error of the standardised number.
+
+    Args:
+        log: Whether log(1 + value) is learned; predictions are then medians rather than means.
+    """
+
+    outputs = 1
+
+    def __init__(self, log: bool = False) -> None:
+        super().__init__()
+        self.log = log
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Mean and standard deviation of `train`."""
+        value = self._moved(torch.from_numpy(outcomes[:, 0]).double())
+        value = value[~value.isnan()]
+        self.get_buffer("center").copy_(value.mean())
+        self.get_buffer("scale").copy_(value.std(correction=0).clamp(min=1e-6))
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        known = ~outcome[:, 0].isnan()
+        truth = (self._moved(outcome[:, 0].nan_to_num(0.0)) - self.get_buffer("center")) / self.get_buffer("scale")
+        return _mean((output[:, 0] - truth) ** 2, known)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Numbers in the unit of the labels, (B, 1)."""
+        value = output * self.get_buffer("scale") + self.get_buffer("center")
+        return torch.expm1(value) if self.log else value
+
+    def _moved(self, value: Tensor) -> Tensor:
+        return torch.log1p(value) if self.log else value
+
+
+class OrdinalObjective(Objective):
+    """Proportional odds (McCullagh 1980): P(bucket > k) = sigmoid(score - threshold_k), thresholds rising.
+
+    Args:
+        buckets: K, how many there are.
+    """
+
+    outputs = 1
+
+    def __init__(self, buckets: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.first = nn.Parameter(torch.zeros(()))
+        # Softplus keeps the steps between thresholds positive.
+        self.steps = nn.Parameter(torch.zeros(buckets - 2))
+
+    @property
+    def thresholds(self) -> Tensor:
+        """(K - 1,), rising."""
+        return torch.cat([self.first[None], self.first + functional.softplus(self.steps).cumsum(0)])
+
+    @torch.no_grad()
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Start where a score of 0 gives the frequencies of `train`."""
+        count = np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.buckets) + 0.5
+        above = 1 - np.cumsum(count)[:-1] / count.sum()
+        thresholds = -np.log(above / (1 - above))
+        self.first.copy_(torch.tensor(thresholds[0]))
+        self.steps.copy_(torch.from_numpy(np.log(np.expm1(np.maximum(np.diff(thresholds), 1e-3)))))
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        known = ~outcome[:, 0].isnan()
+        number = outcome[:, 0].nan_to_num(0.0).long()
+        given = self.predict(output).gather(1, number[:, None])[:, 0]
+        return _mean(-given.clamp(min=1e-12).log(), known)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Probabilities of the buckets, (B, K)."""
+        above = torch.sigmoid(output - self.thresholds)
+        one, none = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+        return torch.cat([one, above], dim=1) - torch.cat([above, none], dim=1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """The score, (B,)."""
+        return output[:, 0]
+
+
+class SurvivalObjective(Objective):
+    """Hazards in discrete time with competing risks (Tutz and Schmid 2016, "Modeling Discrete Time-to-Event Data").
+
+    In each interval, a softmax over going on and each cause. Who is censored counts for the intervals they saw the end
+    of. Predictions are cumulative incidences at the end of each interval.
+
+    Args:
+        edges: Ends of the K intervals, in hours; the first begins at 0.
+        causes: C, how many.
+    """
+
+    def __init__(self, edges: tuple[float, ...], causes: int) -> None:
+        super().__init__()
+        self.outputs = len(edges) * causes
+        self.causes = causes
+        self.register_buffer("edges", torch.tensor(edges), persistent=False)
+
+    def _log_hazards(self, output: Tensor) -> Tensor:
+        """(B, K, 1 + C): the first is that of going on."""
+        logits = output.reshape(len(output), -1, self.causes)
+        return torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).log_softmax(-1)
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """The negative log-likelihood; see `Objective.loss`."""
+        hours, cause = outcome[:, :1].nan_to_num(0.0), outcome[:, 1].nan_to_num(0.0).long()
+        known = ~outcome.isnan().any(1)
+        edges = self.get_buffer("edges")
+        hazards = self._log_hazards(output)
+        happened = (cause > 0) & (hours[:, 0] <= edges[-1])
+        # Intervals (from, to]: what happens at an edge happens in the interval that ends there.
+        number = torch.searchsorted(edges, hours[:, 0].contiguous()).clamp(max=len(edges) - 1)
+        survived = torch.where(happened[:, None], edges < hours, edges <= hours)
+        losses = -(hazards[..., 0] * survived).sum(1)
+        event = hazards[torch.arange(len(output), device=output.device), number].gather(1, cause[:, None])[:, 0]
+        return _mean(losses - event * happened, known)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Cumulative incidences, (B, C K): cause after cause."""
+        hazards = self._log_hazards(output)
+        before = functional.pad(hazards[..., 0].cumsum(1)[:, :-1], (1, 0)).exp()
+        incidence = (before[..., None] * hazards[..., 1:].exp()).cumsum(1)
+        return incidence.transpose(1, 2).reshape(len(output), -1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """The chance that the first cause strikes up to the last edge, (B,)."""
+        return self.predict(output)[:, len(self.get_buffer("edges")) - 1]
+
+
+def make_objective(target: Target, loss: Loss) -> Objective:
+    """The objective of a target.
+
+    Args:
+        target: With its classes or labels.
+        loss: How errors count.
+
+    Raises:
+        ConfigError: If the loss has options that this target has no use for.
+    """
+    if isinstance(target, RegressionTarget | OrdinalTarget | SurvivalTarget):
+        unused = [name for name, value in loss if value not in (0, "none")]
+        if unused:
+            raise ConfigError(
+                f"loss.{unused[0]} is for binary, multiclass and multilabel targets; this is {target.kind}"
+            )
+    match target:
+        case BinaryTarget():
+            return BinaryObjective(1, loss)
+        case MulticlassTarget():
+            if not isinstance(loss.class_weight, str):
+                raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
+            return MulticlassObjective(len(target.classes), loss)
+        case MultilabelTarget():
+            return BinaryObjective(len(target.labels), loss)
+        case RegressionTarget():
+            return RegressionObjective(target.log)
+        case OrdinalTarget():
+            return OrdinalObjective(len(target.edges) + 1)
+        case SurvivalTarget():
+            return SurvivalObjective(target.edges, len(target.causes))
+
+
+def _mean(losses: Tensor, known: Tensor) -> Tensor:
+    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)

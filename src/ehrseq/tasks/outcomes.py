@@ -1,0 +1,137 @@
+"""From labels to numbers: what each kind of target learns, a row a history."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.config.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    MultilabelTarget,
+    OrdinalTarget,
+    RegressionTarget,
+    SurvivalTarget,
+    Target,
+)
+from ehrseq.errors import DataError, suggest
+from ehrseq.meds import schema
+
+TIME_TO_EVENT, EVENT = "time_to_event_hours", "event"
+_KEYS = (schema.SUBJECT_ID, schema.PREDICTION_TIME)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcomes of M histories.
+
+    Attributes:
+        target: The kind of target, with what the labels settle: its classes or labels.
+        value: (M, L) float32; NaN where unknown. Binary: 0 or 1; multiclass: the class's number; multilabel: 0 or 1,
+            a column a label; regression: the number; ordinal: the bucket's number; survival: hours and cause, of which
+            0 is censoring.
+    """
+
+    target: Target
+    value: NDArray[np.float32]
+
+
+def encode(labels: pl.DataFrame, target: Target, task: str) -> Outcomes:
+    """Numbers of the labels.
+
+    Args:
+        labels: In the MEDS label schema, perhaps with the columns that `target` asks for.
+        target: The kind.
+        task: Name of the task, for messages.
+
+    Raises:
+        DataError: If the labels do not have what the target needs.
+    """
+    match target:
+        case BinaryTarget():
+            return Outcomes(target, _column(labels, task, target.kind, schema.BOOLEAN_VALUE)[:, None])
+        case MulticlassTarget():
+            return _classes(labels, target, task)
+        case MultilabelTarget():
+            known = [name for name, kind in labels.schema.items() if kind == pl.Boolean and name not in _KEYS]
+            wanted = target.labels or tuple(known)
+            if len(wanted) < 2:
+                found = ", ".join(known) or "none"
+                raise DataError(f"task.name={task}: a multilabel target needs 2 boolean columns or more; found {found}")
+            columns = [_column(labels, task, target.kind, name) for name in wanted]
+            return Outcomes(target.model_copy(update={"labels": wanted}), np.stack(columns, axis=1))
+        case RegressionTarget():
+            value = _number(labels, task, target.kind)
+            if target.log and value.min(initial=0) <= -1:
+                raise DataError(f"task.name={task}: {value.min()} has no log(1 + value); use task.target.log=false")
+            return Outcomes(target, value[:, None])
+        case OrdinalTarget():
+            value = _number(labels, task, target.kind)
+            bucket = np.searchsorted(np.array(target.edges), value, side="right").astype(np.float32)
+            return Outcomes(target, bucket[:, None])
+        case SurvivalTarget():
+            return _survival(labels, target, task)
+
+
+def _column(labels: pl.DataFrame, task: str, kind: str, *names: str) -> NDArray[np.float32]:
+    """The first of the columns that is there, as numbers."""
+    for name in names:
+        if name in labels.columns:
+            return labels[name].cast(pl.Float32).to_numpy().astype(np.float32)
+    others = [name for name in labels.columns if name not in _KEYS]
+    raise DataError(
+        f"task.name={task}: a {kind} target needs labels with a column {' or '.join(names)}; there "
+        + (f"is {', '.join(others)}: choose another task.target.kind" if others else "are no outcomes to learn from")
+    )
+
+
+def _number(labels: pl.DataFrame, task: str, kind: str) -> NDArray[np.float32]:
+    value = _column(labels, task, kind, schema.FLOAT_VALUE, schema.INTEGER_VALUE)
+    if not np.isfinite(value).all():
+        raise DataError(
+            f"task.name={task}: {int((~np.isfinite(value)).sum())} labels are no finite numbers; remove them"
+        )
+    return value
+
+
+def _classes(labels: pl.DataFrame, target: MulticlassTarget, task: str) -> Outcomes:
+    for name in (schema.CATEGORICAL_VALUE, schema.INTEGER_VALUE):
+        if name in labels.columns:
+            column = labels[name]
+            break
+    else:
+        _column(labels, task, target.kind, schema.CATEGORICAL_VALUE, schema.INTEGER_VALUE)
+        raise AssertionError
+    # Numbers in their own order, names in that of the alphabet.
+    found = [str(value) for value in column.unique().sort().to_list()]
+    classes = target.classes or tuple(found)
+    if len(classes) < 2:
+        raise DataError(f"task.name={task}: all labels are {found[0]!r}; a multiclass target needs 2 classes or more")
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        raise DataError(
+            f"task.name={task}: label {unknown[0]!r} is none of task.target.classes; "
+            + suggest(unknown[0], list(classes))
+        )
+    number = column.cast(pl.String).replace_strict(list(classes), list(range(len(classes))), return_dtype=pl.Float32)
+    return Outcomes(target.model_copy(update={"classes": classes}), number.to_numpy()[:, None].astype(np.float32))
+
+
+def _survival(labels: pl.DataFrame, target: SurvivalTarget, task: str) -> Outcomes:
+    hours = _column(labels, task, target.kind, TIME_TO_EVENT)
+    cause = _column(labels, task, target.kind, EVENT)
+    wrong = np.flatnonzero(~(np.isfinite(hours) & (hours > 0)))
+    if len(wrong):
+        row = labels.row(int(wrong[0]), named=True)
+        raise DataError(
+            f"task.name={task}: {TIME_TO_EVENT} of subject {row[schema.SUBJECT_ID]} is {hours[wrong[0]]}; it counts "
+            "from prediction_time and must be more than 0"
+        )
+    strange = np.flatnonzero(~np.isin(cause, np.arange(len(target.causes) + 1)))
+    if len(strange):
+        raise DataError(
+            f"task.name={task}: {EVENT} is {cause[strange[0]]:g}; allowed are 0 (censored) to {len(target.causes)}, "
+            "the number of task.target.causes"
+        )
+    return Outcomes(target, np.stack([hours, cause], axis=1))

@@ -1,0 +1,163 @@
+"""An output at every step: the same as of each history alone, blind to what comes later, and learned from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ehrseq.config.load import load_settings
+from ehrseq.config.schema import Outputs, Settings
+from ehrseq.data import HistoryDataset, StepBatch, represent
+from ehrseq.errors import ConfigError
+from ehrseq.nn import SequenceModel
+from ehrseq.store import Store
+from ehrseq.training import inference
+from ehrseq.workflows import prepare
+from ehrseq.workflows.build import build_model
+from ehrseq.workflows.learn import learn
+
+WORDS = ["outputs=steps", "explain=none", "model/pooling=max", "model.pooling.with_last=true"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def hourly(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Store]:
+    """Synthetic stays with a prediction at each hour of their last day: was the heart rate high just now?"""
+    folder = tmp_path_factory.mktemp("hourly")
+    base = prepare.run(load_settings(["source.n_subjects=300", f"paths.data={folder / 'data'}"]))
+    last = pl.read_parquet(base.dataset / "labels" / "**" / "*.parquet").select("subject_id", "prediction_time")
+    back = pl.DataFrame({"back": range(24)})
+    hours = last.join(back, how="cross").select(
+        "subject_id", pl.col("prediction_time") - pl.duration(hours=pl.col("back"))
+    )
+    events = pl.read_parquet(base.dataset / "data" / "**" / "*.parquet")
+    events = events.filter(pl.col("code").str.contains("heart_rate"))
+    events = events.select("subject_id", "time", "numeric_value").sort("time")
+    joined = hours.sort("prediction_time").join_asof(
+        events, left_on="prediction_time", right_on="time", by="subject_id", check_sortedness=False
+    )
+    labels = joined.select(
+        "subject_id", "prediction_time", (pl.col("numeric_value").fill_null(0) > 95).alias("boolean_value")
+    )
+    labels.sort("subject_id", "prediction_time").write_parquet(folder / "labels.parquet")
+    words = ["source=meds", f"source.path={base.dataset}", "task=labels", f"task.labels.path={folder}/labels.parquet"]
+    words += ["task.name=hourly", f"paths.data={folder / 'data'}"]
+    return words, prepare.run(load_settings(words)).open()
+
+
+def network(settings: Settings, store: Store) -> SequenceModel:
+    torch.manual_seed(0)
+    names, statics = len(store.codes), len(store.statics)
+    return build_model(settings.model, settings.task.target, settings.loss, names, statics).eval()
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru", "conv_lstm"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_each_step_says_what_the_history_that_ends_there_would(
+    model: str, pooling: str, hourly: tuple[list[str], Store]
+) -> None:
+    words, store = hourly
+    settings = load_settings([*words, "outputs=steps", "explain=none", f"model={model}", f"model/pooling={pooling}"])
+    net = network(settings, store)
+    samples = store.samples("held_out")
+    scores = []
+    kinds: tuple[Outputs, Outputs] = ("last", "steps")
+    for outputs in kinds:
+        dataset = HistoryDataset(represent(store, settings.representation, outputs), samples)
+        scores.append(inference.score(net, dataset.ordered(settings.loader), CPU))
+    alone, together = scores
+    assert together.samples.tolist() == alone.samples.tolist() == samples.tolist()
+    # A prediction before the first event has one empty step alone, and leading empty steps in its trajectory.
+    arrays = store.arrays
+    begun = arrays.sample_end[samples] > arrays.sample_begin[samples]
+    first = np.array([arrays.sample_end[s] > arrays.sample_begin[s] for s in first_of_subject(store, samples)])
+    same = begun & first
+    assert same.mean() > 0.8
+    np.testing.assert_allclose(together.prediction[same], alone.prediction[same], atol=1e-5)
+
+
+def first_of_subject(store: Store, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    subject = store.arrays.sample_subject
+    return np.array([np.searchsorted(subject, subject[sample]) for sample in samples])
+
+
+def test_changing_what_comes_later_changes_no_earlier_output(hourly: tuple[list[str], Store]) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS])
+    net = network(settings, store)
+    subjects = np.unique(store.arrays.sample_subject[store.samples("held_out")])[:20]
+    rng = np.random.default_rng(0)
+    event = store.arrays.event.copy()
+    cut = {}
+    for subject in subjects:
+        numbers = np.flatnonzero(store.arrays.sample_subject == subject)
+        cut[subject] = store.arrays.sample_time[rng.choice(numbers)]
+        mine = np.arange(store.arrays.begin[subject], store.arrays.end[subject])
+        later = mine[event["time"][mine] > cut[subject]]
+        event["value"][later] = rng.normal(size=len(later)) * 3
+        event["code"][later] = rng.integers(0, len(store.codes), len(later))
+    changed = replace(store, arrays=replace(store.arrays, event=event))
+    samples = np.flatnonzero(np.isin(store.arrays.sample_subject, subjects))
+    found = [
+        inference.score(
+            net, HistoryDataset(represent(s, settings.representation, "steps"), samples).ordered(settings.loader), CPU
+        )
+        for s in (store, changed)
+    ]
+    limit = np.array([cut[subject] for subject in store.arrays.sample_subject[samples]])
+    before = store.arrays.sample_time[samples] <= limit
+    np.testing.assert_array_equal(found[0].prediction[before], found[1].prediction[before])
+    assert (found[0].prediction[~before] != found[1].prediction[~before]).any()
+
+
+def test_every_prediction_is_in_one_batch_with_its_own_outcome(hourly: tuple[list[str], Store]) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS])
+    dataset = HistoryDataset(represent(store, settings.representation, "steps"), store.samples("train"))
+    seen = []
+    for batch in dataset.shuffled(settings.loader, seed=0):
+        assert isinstance(batch, StepBatch)
+        here = batch.samples >= 0
+        assert torch.equal(batch.targets[here], torch.from_numpy(store.arrays.sample_label[batch.samples[here]]))
+        assert batch.targets[~here].isnan().all()
+        assert (batch.hours_before <= 0).all()
+        rows = torch.arange(len(batch))[:, None].expand_as(batch.samples)[here]
+        own = store.arrays.sample_subject[batch.samples[here].numpy()]
+        assert len(np.unique(np.stack([rows.numpy(), own]), axis=1).T) == len(batch)
+        seen.append(batch.samples[here].numpy())
+    assert sorted(np.concatenate(seen).tolist()) == store.samples("train").tolist()
+
+
+def test_steps_are_learned_from(hourly: tuple[list[str], Store], tmp_path: Path) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS, "trainer.max_epochs=15", "optim.optimizer.lr=0.01"])
+    net, fitted = learn(settings, store, tmp_path, lambda *_: None)
+    dataset = HistoryDataset(represent(store, settings.representation, "steps"), store.samples("held_out"))
+    scores = inference.score(net, dataset.ordered(settings.loader), CPU)
+    label = store.arrays.sample_label[scores.samples, 0]
+    right = scores.prediction[label == 1, 0].mean() - scores.prediction[label == 0, 0].mean()
+    assert right > 0.3
+    assert fitted.score < 0.5
+
+
+def test_replicated_targets_are_learned_at_the_end(tmp_path: Path) -> None:
+    words = ["source.n_subjects=300", f"paths.data={tmp_path}", "model/pooling=last", "trainer.max_epochs=2"]
+    settings = load_settings([*words, "loss.target_replication=0.5"])
+    losses: list[float] = []
+    learn(settings, prepare.run(settings).open(), tmp_path, lambda figures, _: losses.append(figures["train/loss"]))
+    assert losses[1] < losses[0]
+
+
+def test_predictions_between_bins_are_refused(hourly: tuple[list[str], Store]) -> None:
+    words, store = hourly
+    for word, message in (
+        ("representation.bin_hours=3", "predictions of a subject are not whole bins apart"),
+        ("representation.max_steps=10", "representation.max_steps=10 cuts predictions off; 24 or more keeps them all"),
+    ):
+        settings = load_settings([*words, *WORDS, word])
+        with pytest.raises(ConfigError, match=message):
+            HistoryDataset(represent(store, settings.representation, "steps"), store.samples("train"))[np.arange(4)]

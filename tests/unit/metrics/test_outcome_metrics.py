@@ -1,0 +1,135 @@
+"""Metrics of every kind of target against scikit-learn and plain loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
+from ehrseq.config.targets import WATCHED, read_target
+from ehrseq.metrics import HEADLINE, Estimate, evaluate_predictions
+from ehrseq.metrics.survival import concordance, uncensored
+
+RNG = np.random.default_rng(0)
+N = 300
+SUBJECT = np.arange(N) // 2
+
+
+def evaluate(plain: dict[str, Any], outcome: NDArray[Any], prediction: NDArray[Any], **options: Any) -> Any:
+    subject = options.pop("subject", SUBJECT)
+    return evaluate_predictions(
+        read_target(plain), outcome.astype(np.float32), prediction, subject, **{"replicates": 50, **options}
+    )
+
+
+def check_intervals(found: dict[str, Estimate]) -> None:
+    for name, item in found.items():
+        assert item.value is not None, name
+        assert item.ci_low is not None, name
+        assert item.ci_high is not None, name
+        assert item.ci_low <= item.ci_high, name
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return result
+
+
+def test_multiclass() -> None:
+    label = RNG.integers(0, 3, N)
+    prediction = softmax(RNG.normal(size=(N, 3)) + np.eye(3)[label])
+    found = evaluate({"kind": "multiclass", "classes": ["a", "b", "c"]}, label[:, None], prediction)
+    check_intervals(found)
+    chosen = prediction.argmax(1)
+    expected = {
+        "macro_auroc": reference.roc_auc_score(label, prediction, multi_class="ovr"),
+        "accuracy": reference.accuracy_score(label, chosen),
+        "balanced_accuracy": reference.balanced_accuracy_score(label, chosen),
+        "log_loss": reference.log_loss(label, prediction),
+        "brier": ((prediction - np.eye(3)[label]) ** 2).sum(1).mean(),
+        "auroc_b": reference.roc_auc_score(label == 1, prediction[:, 1]),
+    }
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value), name
+
+
+def test_multilabel_with_unknown_labels() -> None:
+    label = (RNG.random((N, 2)) < 0.4).astype(float)
+    prediction = RNG.random((N, 2)) * 0.5 + label * 0.3
+    label[:40, 1] = np.nan
+    found = evaluate({"kind": "multilabel", "labels": ["x", "y"]}, label, prediction)
+    check_intervals(found)
+    known = slice(40, None)
+    own = [
+        reference.roc_auc_score(label[:, 0], prediction[:, 0]),
+        reference.roc_auc_score(label[known, 1], prediction[known, 1]),
+    ]
+    assert found["auroc_y"].value == pytest.approx(own[1])
+    assert found["macro_auroc"].value == pytest.approx(np.mean(own))
+
+
+def test_regression() -> None:
+    truth = RNG.normal(100, 20, N)
+    prediction = truth + RNG.normal(2, 5, N)
+    found = evaluate({"kind": "regression"}, truth[:, None], prediction[:, None])
+    check_intervals(found)
+    truth = truth.astype(np.float32).astype(float)
+    assert found["mae"].value == pytest.approx(reference.mean_absolute_error(truth, prediction))
+    assert found["rmse"].value == pytest.approx(reference.mean_squared_error(truth, prediction) ** 0.5)
+    assert found["r2"].value == pytest.approx(reference.r2_score(truth, prediction))
+    assert found["bias"].value == pytest.approx((prediction - truth).mean())
+
+
+def test_ordinal() -> None:
+    label = RNG.integers(0, 4, N)
+    prediction = softmax(RNG.normal(size=(N, 4)) + 2 * np.eye(4)[label])
+    found = evaluate({"kind": "ordinal", "edges": [1, 2, 3]}, label[:, None], prediction)
+    check_intervals(found)
+    kappa = reference.cohen_kappa_score(label, prediction.argmax(1), weights="quadratic")
+    assert found["kappa"].value == pytest.approx(kappa)
+    assert found["mae"].value == pytest.approx(np.abs(prediction @ np.arange(4) - label).mean())
+
+
+def test_concordance_against_all_pairs() -> None:
+    hours = np.round(RNG.exponential(30, 60))  # with ties
+    cause = RNG.integers(0, 3, 60)
+    risk = np.round(RNG.random(60), 1)
+    weight = np.stack([np.ones(60), RNG.integers(0, 3, 60).astype(float)])
+    for which in (1, 2):
+        expected = []
+        for row in weight:
+            right = pairs = 0.0
+            for i in range(60):
+                for j in range(60):
+                    had_other = cause[j] not in (0, which)
+                    later = hours[j] > hours[i] or had_other or (hours[j] == hours[i] and cause[j] != which)
+                    if cause[i] == which and later:
+                        pairs += row[i] * row[j]
+                        right += row[i] * row[j] * ((risk[i] > risk[j]) + 0.5 * (risk[i] == risk[j]))
+            expected.append(right / pairs)
+        np.testing.assert_allclose(concordance(hours, cause.astype(float), which, risk, weight), expected)
+
+
+def test_censoring_curve_against_its_definition() -> None:
+    hours = np.array([1.0, 2, 2, 3, 4, 4, 5])
+    cause = np.array([0.0, 1, 0, 1, 0, 1, 0])
+    # At 1: 1 of 7 censored; at 2: one event first, then 1 of 5; at 4: one event first, then 1 of 2.
+    expected = {0.5: 1, 1: 6 / 7, 2: 6 / 7 * 4 / 5, 3: 6 / 7 * 4 / 5, 4: 6 / 7 * 4 / 5 * 1 / 2}
+    got = uncensored(hours, cause, np.array(list(expected)))
+    np.testing.assert_allclose(got, list(expected.values()))
+    np.testing.assert_allclose(uncensored(hours, cause, np.array([2.0]), before=True), 6 / 7)
+
+
+def test_survival_without_censoring_is_plain_brier() -> None:
+    hours = RNG.exponential(40, N) + 0.1
+    outcome = np.column_stack([hours, np.ones(N)])
+    incidence = np.sort(RNG.random((N, 2)), axis=1)
+    found = evaluate({"kind": "survival", "edges": [24, 48]}, outcome, incidence)
+    check_intervals(found)
+    plain = [((incidence[:, k] - (hours <= edge)) ** 2).mean() for k, edge in enumerate((24, 48))]
+    assert found["integrated_brier"].value == pytest.approx(np.mean(plain), rel=1e-5)
+
+
+def test_every_kind_has_a_headline_and_something_to_watch() -> None:
+    assert set(HEADLINE) == set(WATCHED)
