@@ -99,9 +99,44 @@ def test_target_is_learned_scored_and_predicted(kind: str, ehrseq: Command, work
         np.testing.assert_allclose(both[name], both[f"{name}_again"], atol=1e-5, rtol=1e-5)
 
 
+TREES = (
+    "model=gbm",
+    "model.booster.learning_rate=0.1",
+    "model.booster.patience=10",
+    "model.booster.min_child_samples=10",
+    "model.booster.threads=1",
+    "tracking=none",
+    "evaluate.replicates=20",
+)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multiclass"])
+def test_trees_learn_score_and_predict(kind: str, ehrseq: Command, work: Path) -> None:
+    labels, _, headline, names = CASES[kind]
+    task = ("task=labels", f"task.name=trees_{kind}", f"task.labels.path={labels}.parquet", f"task.target.kind={kind}")
+    words = {
+        "regression": ("trainer.monitor=tuning/mae", "+task.target.log=true"),
+        "multiclass": ("trainer.monitor=tuning/auroc", "loss.class_weight=balanced"),
+    }
+    source = ("source=meds", "source.path=meds")
+    done = ehrseq("train", *source, *task, *TREES, *words[kind], cwd=work)
+    assert done.returncode == 0, done.stderr
+    run = next((work / "runs").glob(f"*-trees_{kind}-*"))
+    found = json.loads((run / "evaluate" / "metrics.json").read_text())[f"held_out/{headline}"]
+    assert found["value"] > (0.6 if kind == "regression" else 0.8)
+    scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
+    done = ehrseq("predict", *source, f"run={run}", f"output=trees_{kind}.parquet", cwd=work)
+    assert done.returncode == 0, done.stderr
+    predicted = pl.read_parquet(work / f"trees_{kind}.parquet")
+    assert predicted.columns == [*KEYS, *names]
+    both = scored.join(predicted, on=KEYS, suffix="_again")
+    for name in names:
+        assert both[name].equals(both[f"{name}_again"], check_names=False)
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (["task.target.kind=regression"], "a regression target needs labels with a column float_value or integer_value"),
-    (["task.target.kind=survival"], "task.target.survival.edges"),
+    (["task.target.kind=survival"], "task.target.edges is missing"),
     (["task.target.kind=ordinal", "+task.target.edges=[3,1]"], "edges [3.0, 1.0] must rise"),
     (["trainer.monitor=tuning/mae"], "trainer.monitor=tuning/mae: a binary target has tuning/loss, tuning/auroc"),
     (["task.target.kind=several"], "task.target"),

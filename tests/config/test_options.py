@@ -17,15 +17,15 @@ from ehrseq.config.load import (
     override_keys,
     read_settings,
 )
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Model, Settings, Trees
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
-from ehrseq.workflows.build import build_model, build_optimizer, build_source, resolve
+from ehrseq.workflows.build import build_booster, build_model, build_optimizer, build_source, resolve
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 # Arguments that are counted from the data, not configured.
-COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", "bidirectional of pooling"}
+COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", "bidirectional of pooling", "target"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
@@ -34,6 +34,9 @@ def test_option_composes_and_builds(group: str, option: str) -> None:
     without = option in ("max", "sum") and group == "model/pooling"
     settings = load_settings([f"{group}={option}", *(["explain=none"] if without else [])])
     assert isinstance(build_source(settings.source), Source)
+    if isinstance(settings.model, Trees):
+        assert build_booster(settings.model, settings.task.target).n_estimators > 0
+        return
     model = build_model(settings.model, settings.task.target, settings.loss, num_features=7, num_statics=3)
     optimizer = build_optimizer(settings.optim)(model.parameters())
     assert sum(len(part["params"]) for part in optimizer.param_groups) == len(list(model.parameters()))
@@ -72,6 +75,11 @@ MISTAKES = [
     (["modle=gru"], "unknown key 'modle'; did you mean 'model'?"),
     (["model=gur"], "model=gur: no such option; did you mean 'gru'?"),
     (["model/pooling=atention"], "model/pooling=atention: no such option; did you mean 'attention'?"),
+    (["model=gbm", "model.booster.num_leafs=3"], "unknown key 'model.booster.num_leafs'; did you mean 'num_leaves'?"),
+    (["model=gbm", "+model.sumary=3"], "unknown key 'model.sumary'; did you mean 'summary'?"),
+    (["+model.hed=3"], "unknown key 'model.hed'; did you mean 'head'?"),
+    (["model=gbm", "model.summary.max_features=0"], "model.summary.max_features=0 is not possible: input should be"),
+    (["model=gbm", "explain=attention"], "model=gbm has no attention to explain; use explain=none"),
     (["model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["+model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["source=physionet2012", "source.pth=x"], "unknown key 'source.pth'; did you mean 'path'?"),
@@ -134,6 +142,7 @@ def test_users_can_trust_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EHRSEQ_ALLOWED_TARGETS", "collections:ourlab")
     assert resolve("collections.OrderedDict", "here").__name__ == "OrderedDict"
     settings = load_settings(["model.encoder._target_=ourlab.nets.Best", "+model.encoder.depth=3"])
+    assert isinstance(settings.model, Model)
     assert settings.model.encoder.arguments()["depth"] == 3
 
 
@@ -182,10 +191,40 @@ MISFITS = [
     (["task.target.kind=regression", "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets"),
     (["task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),
     (
+        ["model=gbm", "+task.target.edges=[3]", "task.target.kind=ordinal"],
+        "model=gbm learns binary, multiclass, regression",
+    ),
+    (
+        ["model=gbm", "task.target.kind=multilabel"],
+        "model=gbm learns binary, multiclass, regression targets, not multi",
+    ),
+    (["model=gbm", "loss.focal=2"], "loss.focal=2.0 is for networks; model=gbm takes loss.class_weight alone"),
+    (["model=gbm", "loss.logit_adjustment=1"], "loss.logit_adjustment=1.0 is for networks"),
+    (["model=gbm", "loss.label_smoothing=0.1"], "loss.label_smoothing=0.1 is for networks"),
+    (["model=gbm", "loss.target_replication=0.5"], "loss.target_replication=0.5 is for networks"),
+    (["model=gbm", "task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),
+    (["model=gbm", "task.target.kind=regression", "loss.class_weight=2"], "loss.class_weight=2.0 is for binary"),
+    (["model=gbm", "trainer.monitor=tuning/r2"], "a binary target has tuning/loss, tuning/auroc, tuning/auprc"),
+    (["+task.target.utility=sepsis"], "task.target.utility=sepsis is not possible; did you mean 'sepsis2019'?"),
+    (["task=sepsis", "task.target.kind=regression"], "unknown key 'task.target.utility'; known: kind, log"),
+    (
         ["task.target.kind=regression", "trainer.monitor=tuning/auroc"],
         "a regression target has tuning/loss",
     ),
 ]
+
+
+def test_outputs_at_every_step_are_nothing_to_trees() -> None:
+    settings = load_settings(["model=gbm", "outputs=steps", "representation=events"])
+    assert (settings.outputs, settings.explain.enabled) == ("steps", False)
+
+
+def test_a_utility_is_written_down_only_where_it_is_asked_for() -> None:
+    plain = load_settings().task.target.plain()
+    assert plain == {"kind": "binary"}
+    sepsis = load_settings(["source=physionet2019", "task=sepsis"])
+    assert sepsis.task.target.plain() == {"kind": "binary", "utility": "sepsis2019"}
+    assert check(yaml.safe_load(dump_settings(sepsis))) == sepsis
 
 
 @pytest.mark.parametrize(("words", "message"), MISFITS, ids=lambda value: str(value)[:50])

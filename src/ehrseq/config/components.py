@@ -29,6 +29,7 @@ ALLOWED_PACKAGES = ("ehrseq", "torch.nn", "torch.optim", "pytorch_lightning", "l
 ALLOW_VARIABLE = "EHRSEQ_ALLOWED_TARGETS"
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def allowed_packages() -> tuple[str, ...]:
@@ -370,6 +371,20 @@ class SummaryShortcut(Component):
     dropout: Probability = 0.0
 
 
+class GradientBoosting(Component):
+    """Arguments of the gradient-boosted trees."""
+
+    num_leaves: Annotated[int, Field(ge=2)] = 7
+    learning_rate: PositiveFloat = 0.02
+    n_estimators: PositiveInt = 3000
+    patience: PositiveInt = 100
+    min_child_samples: NonNegativeInt = 50
+    feature_fraction: Share = 0.2
+    bagging_fraction: Share = 0.8
+    reg_lambda: NonNegativeFloat = 10.0
+    threads: PositiveInt | None = None
+
+
 class Adam(Component):
     """Arguments of Adam and AdamW."""
 
@@ -414,6 +429,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.Head": Head,
     "ehrseq.nn.MultiHeadAttentionPooling": MultiHeadAttentionPooling,
     "ehrseq.nn.SummaryShortcut": SummaryShortcut,
+    "ehrseq.baselines.GradientBoosting": GradientBoosting,
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": Adam,
 }
@@ -429,7 +445,11 @@ def _choose(value: Any, _handler: Any) -> Component:
     schema = COMPONENTS.get(target)
     if schema is None:
         package = target.rpartition(".")[0]
-        if package in ("ehrseq.nn", "ehrseq.tasks") or target.startswith("ehrseq.sources.") or not is_allowed(target):
+        if (
+            package in ("ehrseq.nn", "ehrseq.tasks", "ehrseq.baselines")
+            or target.startswith("ehrseq.sources.")
+            or not is_allowed(target)
+        ):
             hint = suggest(target, list(COMPONENTS))
             raise PydanticCustomError(
                 "target",

@@ -3,18 +3,40 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ehrseq.config.schema import Settings
+    from ehrseq.config.schema import Model, Settings, Trees
 
 from ehrseq.config.targets import WATCHED
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
+_TREES_LEARN = ("binary", "multiclass", "regression")
 
 
 def find_misfit(settings: "Settings") -> str | None:
     """The first two choices that exclude each other, in a line that says what would do; None if all go together."""
-    for check in (_monitor, _loss, _representation, _steps, _explanation):
-        if message := check(settings):
-            return message
+    from ehrseq.config.schema import Trees
+
+    model = settings.model
+    if isinstance(model, Trees):
+        return _trees(settings, model) or _monitor(settings) or _loss(settings)
+    return (
+        _monitor(settings)
+        or _loss(settings)
+        or _representation(settings, model)
+        or _steps(settings, model)
+        or _explanation(settings, model)
+    )
+
+
+def _trees(settings: "Settings", model: "Trees") -> str | None:
+    """What trees cannot do; `outputs` is nothing to them, since each history is summarised by itself."""
+    kind, loss = settings.task.target.kind, settings.loss
+    if kind not in _TREES_LEARN:
+        return f"model={model.name} learns {', '.join(_TREES_LEARN)} targets, not {kind}"
+    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
+        if value := getattr(loss, name):
+            return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
+    if settings.explain.enabled:
+        return f"model={model.name} has no attention to explain; use explain=none"
     return None
 
 
@@ -37,17 +59,16 @@ def _loss(settings: "Settings") -> str | None:
     return None
 
 
-def _representation(settings: "Settings") -> str | None:
+def _representation(settings: "Settings", model: "Model") -> str | None:
     name = settings.representation.name
-    for key, part in (("embedding", settings.model.embedding), ("encoder", settings.model.encoder)):
+    for key, part in (("embedding", model.embedding), ("encoder", model.encoder)):
         if part.grid_only and name != "grid":
             short = part.target.rpartition(".")[2]
             return f"representation={name}: model.{key} {short} reads representation=grid only"
     return None
 
 
-def _steps(settings: "Settings") -> str | None:
-    model = settings.model
+def _steps(settings: "Settings", model: "Model") -> str | None:
     if settings.outputs != "steps" and not settings.loss.target_replication:
         return None
     asks = "outputs=steps" if settings.outputs == "steps" else "loss.target_replication"
@@ -63,12 +84,12 @@ def _steps(settings: "Settings") -> str | None:
     return None
 
 
-def _explanation(settings: "Settings") -> str | None:
+def _explanation(settings: "Settings", model: "Model") -> str | None:
     if not settings.explain.enabled:
         return None
     if settings.outputs == "steps":
         return "outputs=steps: attention is over whole histories; use explain=none"
-    if not (settings.model.pooling.gives_attention or settings.model.encoder.gives_attention):
-        short = settings.model.pooling.target.rpartition(".")[2]
+    if not (model.pooling.gives_attention or model.encoder.gives_attention):
+        short = model.pooling.target.rpartition(".")[2]
         return f"explain=attention: model.pooling {short} gives no weights; use model/pooling=attention or explain=none"
     return None

@@ -1,7 +1,7 @@
 """What is said about a configuration that is wrong: one line, with what was probably meant."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,8 +18,10 @@ def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     location = list(fault["loc"])
-    if location[:1] == ["representation"]:
-        del location[1:2]  # which representation it is, as pydantic counts
+    if location[:1] in (["representation"], ["model"]):
+        del location[1:2]  # which representation or kind of model it is, as pydantic counts
+    elif location[:2] == ["task", "target"]:
+        del location[2:3]
     path = [str(part) for part in location if not _is_branch(str(part))]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
@@ -55,9 +57,14 @@ def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
             model = COMPONENTS[node["_target_"]]
         else:
             candidates = [annotation, *get_args(annotation)]
+            candidates = [get_args(item)[0] if get_origin(item) is Annotated else item for item in candidates]
             models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-            named = [item for item in models if node.get("name") in get_args(_annotation(item, "name"))]
-            model = (named or models)[0]
+            named = [
+                item
+                for item in models
+                if any(node.get(tag) in get_args(_annotation(item, tag)) for tag in ("name", "kind"))
+            ]
+            model = min(named or models, key=lambda item: len(item.model_fields.keys() - node.keys()))
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -4,9 +4,18 @@ Values come from the YAML files in `conf/`; this module holds no defaults of its
 look.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.fit import find_misfit
@@ -121,6 +130,33 @@ class Model(Section):
     shortcut: AnyComponent | None
 
 
+class SummaryConfig(Section):
+    """How a history becomes one row of numbers: over all of it, and over its last hours."""
+
+    windows_hours: tuple[PositiveFloat, ...]
+    max_features: PositiveInt | None
+
+
+class Trees(Section):
+    """Gradient-boosted trees in place of a network: a summary of each history in, its predictions out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    summary: SummaryConfig
+    booster: AnyComponent
+
+
+def _kind_of_model(value: Any) -> str:
+    """Which branch of `AnyModel` a model is of."""
+    is_trees = "booster" in value if isinstance(value, dict) else isinstance(value, Trees)
+    return "trees" if is_trees else "network"
+
+
+AnyModel = Annotated[
+    Annotated[Model, Tag("network")] | Annotated[Trees, Tag("trees")],
+    Discriminator(_kind_of_model),
+]
+
+
 class Optim(Section):
     """Optimiser, learning-rate schedule, averaging of the weights."""
 
@@ -211,12 +247,12 @@ class Settings(Section):
     task: Task
     representation: RepresentationConfig
     outputs: Outputs
-    model: Model
+    explain: Explain
+    model: AnyModel
     optim: Optim
     loss: Loss
     trainer: Trainer
     tracking: Tracking
-    explain: Explain
     seed: NonNegativeInt
     split: Split
     preprocess: Preprocess

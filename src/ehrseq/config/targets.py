@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer, model_validator
 
 from ehrseq.config.section import Section
 
@@ -16,9 +16,22 @@ def _check_ascending(edges: tuple[float, ...]) -> None:
 
 
 class BinaryTarget(Section):
-    """Yes or no (`boolean_value`)."""
+    """Yes or no (`boolean_value`).
+
+    `utility`: what alarms are worth, beside how well they are ranked; sepsis2019: as in the PhysioNet Challenge 2019,
+    whose stays have a prediction an hour.
+    """
 
     kind: Literal["binary"]
+    utility: Literal["none", "sepsis2019"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Written down only where it is asked for: as in the YAML files, from which another kind may be chosen.
+        plain: dict[str, Any] = handler(self)
+        if plain["utility"] == "none":
+            del plain["utility"]
+        return plain
 
 
 class MulticlassTarget(Section):

@@ -8,6 +8,7 @@ from ehrseq.config.schema import GridConfig
 from ehrseq.data.batch import GridBatch
 from ehrseq.data.representation import Representation
 from ehrseq.store.format import HOUR, Store
+from ehrseq.store.search import most_frequent, numbers_between
 
 
 class Grid(Representation):
@@ -28,7 +29,7 @@ class Grid(Representation):
         self.mean = config.aggregate == "mean"
         self.width = max(round(config.bin_hours * HOUR), 1)
         self._bin_hours = config.bin_hours
-        chosen = _most_frequent(store, config.max_features)
+        chosen = most_frequent(store.subjects, config.max_features)
         self.names = tuple(store.codes[number] for number in chosen)
         self.features = len(chosen)
         self.bytes_a_step = 3 * 4 * self.features
@@ -119,19 +120,3 @@ class Grid(Representation):
             values = np.zeros(size, np.float32)
             values[cell] = value
         return values.reshape(shape), seen.reshape(shape)
-
-
-def _most_frequent(store: Store, count: int | None) -> NDArray[np.int64]:
-    """The codes that most train subjects have, in the order of the store."""
-    everything = np.arange(len(store.codes))
-    if count is None or count >= len(store.codes):
-        return everything
-    subjects = np.array(store.subjects, np.int64)
-    return np.sort(np.argsort(-subjects, kind="stable")[:count])
-
-
-def numbers_between(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All numbers of several ranges, one range after the other."""
-    counts = end - begin
-    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
-    return numbers

@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ehrseq.data.batch import GridBatch, StepBatch
-from ehrseq.data.grid import Grid, numbers_between
+from ehrseq.data.grid import Grid
 from ehrseq.data.representation import Representation
 from ehrseq.errors import ConfigError
+from ehrseq.store.search import numbers_between
 
 
 class Trajectories(Representation):

@@ -12,18 +12,23 @@ from ehrseq.metrics.binary import (
 )
 from ehrseq.metrics.intervals import Estimate, evaluate_binary
 from ehrseq.metrics.outcomes import HEADLINE, evaluate_predictions
+from ehrseq.metrics.utility import best_threshold, evaluate_utility, normalised_utility, total_utility
 
 __all__ = [
     "HEADLINE",
     "Estimate",
     "auroc",
     "average_precision",
+    "best_threshold",
     "brier",
     "ece",
     "evaluate_binary",
     "evaluate_predictions",
+    "evaluate_utility",
     "log_loss",
+    "normalised_utility",
     "precision_recall_curve",
     "reliability_curve",
     "roc_curve",
+    "total_utility",
 ]

@@ -1,5 +1,6 @@
-"""Searching the arrays of a store."""
+"""Finding one's way in the arrays of a store."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,3 +27,23 @@ def search_within(
         high[open_[~right]] = middle[~right]
         open_ = open_[low[open_] < high[open_]]
     return low
+
+
+def numbers_between(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All numbers of several ranges, one range after the other."""
+    counts = end - begin
+    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+    return numbers
+
+
+def most_frequent(subjects: Sequence[int], count: int | None) -> NDArray[np.int64]:
+    """The codes that most train subjects have, in the order of the store.
+
+    Args:
+        subjects: How many have each code, (F,); `Store.subjects`.
+        count: How many codes; None: all.
+    """
+    everything = np.arange(len(subjects))
+    if count is None or count >= len(subjects):
+        return everything
+    return np.sort(np.argsort(-np.array(subjects, np.int64), kind="stable")[:count])

@@ -11,7 +11,7 @@ from ehrseq.metrics import HEADLINE, evaluate_predictions
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
-from ehrseq.workflows.learn import learn
+from ehrseq.workflows.learn import learn_model
 from ehrseq.workflows.prepare import Prepared
 from ehrseq.workflows.runs import AUDIT, train_key
 
@@ -25,16 +25,13 @@ def audit_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
 
 
 def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> Metrics:
-    """Train and score the same network on permuted labels.
+    """Train and score the same model on permuted labels.
 
     Labels are permuted within each split, before anything is learned, and the control is scored against the permuted
     labels of `held_out`: what it finds there is chance, or a leak of labels through the pipeline.
 
     Writes `audit/audit.json`.
     """
-    from ehrseq.data import HistoryDataset, represent
-    from ehrseq.training import inference
-
     key = audit_key(settings, prepared)
     place = folder / AUDIT
     if not settings.force and is_current(place, key):
@@ -45,19 +42,16 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
     with atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
-        model, _ = learn(settings, store, staging / "checkpoints", lambda *_: None, say)
-        dataset = HistoryDataset(
-            represent(store, settings.representation, settings.outputs), store.samples(settings.evaluate.split)
-        )
-        device = inference.choose_device(settings.trainer.accelerator)
-        scores = inference.score(model, dataset.ordered(settings.loader), device)
+        learned = learn_model(settings, store, staging / "checkpoints", lambda *_: None, say)
+        samples = store.samples(settings.evaluate.split)
+        prediction = learned.scorer.score(store, samples, settings)
         target = prepared.target()
         headline = HEADLINE[target.kind]
         estimates = evaluate_predictions(
             target,
-            store.arrays.sample_label[scores.samples],
-            scores.prediction,
-            store.subjects_of(scores.samples),
+            store.arrays.sample_label[samples],
+            prediction,
+            store.subjects_of(samples),
             **bootstrap_options(settings),
         )
         metrics = {f"{CONTROL}{headline}": plain(estimates[headline])}

@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
-from ehrseq.config.schema import Loss, Model, Optim, Task
+from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
 from ehrseq.config.targets import Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
 
 if TYPE_CHECKING:
+    from ehrseq.baselines import GradientBoosting
     from ehrseq.nn import SequenceModel
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def build_label_maker(config: Task) -> LabelMaker:
     return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
 
 
-def build_model(config: Model, target: Target, loss: Loss, num_features: int, num_statics: int) -> "SequenceModel":
+def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int, num_statics: int) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
@@ -86,7 +87,12 @@ def build_model(config: Model, target: Target, loss: Loss, num_features: int, nu
         loss: How errors count.
         num_features: F, features or codes of the representation.
         num_statics: S, static features.
+
+    Raises:
+        ConfigError: If a block cannot be built, or the configuration is one of trees.
     """
+    if isinstance(config, Trees):
+        raise ConfigError(f"model={config.name}: trees where a network is needed")
     from ehrseq.nn import Embedding, Encoder, Head, Pooling, SequenceModel, SummaryShortcut, make_objective
 
     objective = make_objective(target, loss)
@@ -116,6 +122,18 @@ def build_model(config: Model, target: Target, loss: Loss, num_features: int, nu
     if config.shortcut is not None:
         shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
     return SequenceModel(embedding, encoder, pooling, head, objective, shortcut)
+
+
+def build_booster(config: Trees, target: Target) -> "GradientBoosting":
+    """The trees, still to be fitted or loaded.
+
+    Args:
+        config: How they grow.
+        target: What is predicted, with its classes.
+    """
+    from ehrseq.baselines import GradientBoosting
+
+    return build(config.booster, "model.booster", GradientBoosting, target=target)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

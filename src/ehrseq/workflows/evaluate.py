@@ -24,6 +24,7 @@ from ehrseq.metrics import Estimate, evaluate_predictions
 from ehrseq.store import Store
 from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 from ehrseq.tracking import RunTracker
+from ehrseq.workflows.alarms import evaluate_alarms
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EVALUATE, TrainedRun
@@ -67,14 +68,16 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
     split = settings.evaluate.split
     with atomic_folder(folder) as staging, timed(f"evaluate: {split} scored"):
         store = prepared.open()
-        samples, prediction = score(settings, trained, store, split)
+        samples, scorer = store.samples(split), trained.scorer()
+        prediction = scorer.score(store, samples, settings)
         target, outcome = trained.target(), store.arrays.sample_label[samples]
         prediction_frame(store, target, samples, prediction, outcome).write_parquet(staging / PREDICTIONS)
-        estimates = evaluate_predictions(
-            target, outcome, prediction, store.subjects_of(samples), **bootstrap_options(settings)
-        )
+        options = bootstrap_options(settings)
+        estimates = evaluate_predictions(target, outcome, prediction, store.subjects_of(samples), **options)
+        if isinstance(target, BinaryTarget) and target.utility == "sepsis2019":
+            estimates |= evaluate_alarms(settings, store, scorer, samples, prediction[:, 0], **options)
         metrics = {f"{split}/{name}": plain(estimate) for name, estimate in estimates.items()}
-        if target.kind == "binary":
+        if isinstance(target, BinaryTarget):
             ceiling = _planted_rule(prepared.dataset, store, samples, outcome[:, 0])
             if ceiling is not None:
                 metrics[f"{split}/planted_rule_auroc"] = {"value": ceiling, "ci_low": None, "ci_high": None}
@@ -83,21 +86,6 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
         write_manifest(staging, EVALUATE, key, samples=len(samples))
     tracker.metrics(flatten(metrics), 0)
     return Evaluated(folder, metrics)
-
-
-def score(
-    settings: Settings, trained: TrainedRun, store: Store, split: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sample numbers of a split and their predictions (M, P), in the order of the store."""
-    from ehrseq.data import HistoryDataset, represent
-    from ehrseq.training import inference
-
-    dataset = HistoryDataset(
-        represent(store, trained.settings.representation, trained.settings.outputs), store.samples(split)
-    )
-    device = inference.choose_device(settings.trainer.accelerator)
-    scores = inference.score(trained.model(), dataset.ordered(settings.loader), device)
-    return scores.samples, scores.prediction
 
 
 def bootstrap_options(settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Settings, Trees
 from ehrseq.files import is_current, read_json
 from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
 from ehrseq.workflows.evaluate import Metrics
@@ -34,7 +34,7 @@ def run(settings: Settings) -> Experiment:
         EhrseqError: Whatever the user can mend, from any of the steps.
     """
     # Importing torch and Lightning takes longer than preparing the data; the two go side by side.
-    importing = Thread(target=_import_early, daemon=True)
+    importing = Thread(target=_import_early, args=(settings,), daemon=True)
     importing.start()
     prepared = prepare.run(settings)
     # Two threads in the same circular imports would see half of a module.
@@ -80,6 +80,9 @@ def read_metrics(folder: Path) -> Metrics:
     return metrics
 
 
-def _import_early() -> None:
+def _import_early(settings: Settings) -> None:
     with suppress(ImportError):  # told properly when it is imported for use
-        import ehrseq.training.fit  # noqa: F401
+        if isinstance(settings.model, Trees):
+            import ehrseq.data.summary
+        else:
+            import ehrseq.training.fit  # noqa: F401

@@ -47,12 +47,12 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
     if not settings.force and is_current(folder, key):
         say(f"explain: {folder} is up to date")
         return Explained(folder)
+    model = trained.model()
     with atomic_folder(folder) as staging, timed("explain: attention read, figures drawn"):
         store = prepared.open()
         representation = represent(store, trained.settings.representation)
         dataset = HistoryDataset(representation, store.samples(settings.explain.split))
         device = inference.choose_device(settings.trainer.accelerator)
-        model = trained.model()
         outputs = inference.predictions(model, dataset.ordered(settings.loader), device)
         table = attention_table(outputs, store, model.objective.risk)
         table.drop("sample").write_parquet(staging / ATTENTION)

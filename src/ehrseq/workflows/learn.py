@@ -1,18 +1,116 @@
 """The part of a training that the real run and its controls share: settings and a store in, best weights out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Settings, Trees
 from ehrseq.config.targets import read_target
 from ehrseq.store import Store
-from ehrseq.workflows.build import build_model, build_optimizer
+from ehrseq.workflows.build import build_booster, build_model, build_optimizer
+from ehrseq.workflows.scorers import NetworkScorer, Scorer, TreesScorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
     from ehrseq.training.callbacks import MetricSink
     from ehrseq.training.fit import Fitted
+
+WEIGHTS = "model.safetensors"
+IMPORTANCE = "importance.csv"
+_REPORTED = 10  # trees between two entries of the history
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A network or trees, just trained.
+
+    Attributes:
+        scorer: With the best weights.
+        write: Writes the weights into a folder.
+        epoch: The best epoch, or how many trees are kept.
+        epochs: How many epochs, or trees, were trained.
+        score: The monitored figure in the best one.
+    """
+
+    scorer: Scorer
+    write: Callable[[Path], None]
+    epoch: int
+    epochs: int
+    score: float
+
+
+def learn_model(
+    settings: Settings,
+    store: Store,
+    folder: Path,
+    sink: "MetricSink",
+    report: Callable[[str], None] | None = None,
+) -> Learned:
+    """Train what the settings name: a network (`learn`) or trees (`learn_trees`)."""
+    if isinstance(settings.model, Trees):
+        return learn_trees(settings, settings.model, store, sink, report)
+    from safetensors.torch import save_file
+
+    model, fitted = learn(settings, store, folder, sink, report)
+
+    def write(target: Path) -> None:
+        save_file(model.state_dict(), target / WEIGHTS)
+
+    scorer = NetworkScorer(model, settings.representation, settings.outputs)
+    return Learned(scorer, write, fitted.epoch, fitted.epochs, fitted.score)
+
+
+def learn_trees(
+    settings: Settings,
+    config: Trees,
+    store: Store,
+    sink: "MetricSink",
+    report: Callable[[str], None] | None = None,
+) -> Learned:
+    """Grow trees on `train`, as many as are best on `tuning`.
+
+    Args:
+        settings: `seed`, `trainer.monitor` and `loss.class_weight` are used.
+        config: `settings.model`.
+        store: The data; its labels are what is learned.
+        sink: Receives the figures, every ten trees.
+        report: Prints a line now and then.
+    """
+    import polars as pl
+
+    from ehrseq.data.summary import summarise
+
+    booster = build_booster(config, read_target(store.meta["target"]))
+    samples = {split: store.samples(split) for split in ("train", "tuning")}
+    matrices = {split: summarise(store, part, config.summary) for split, part in samples.items()}
+    outcomes = {split: store.arrays.sample_label[part] for split, part in samples.items()}
+    names = matrices["train"][1]
+    if report:
+        report(f"train: {len(samples['train']):,} histories summarised in {len(names):,} features")
+
+    def watch(figures: Mapping[str, float], trees: int) -> None:
+        if trees == 1 or trees % _REPORTED == 0:
+            sink(figures, trees)
+        if report and trees % (10 * _REPORTED) == 0:
+            report(f"tree {trees:>4}  " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(figures.items())))
+
+    booster.fit(
+        (matrices["train"][0], outcomes["train"]),
+        (matrices["tuning"][0], outcomes["tuning"]),
+        monitor=settings.trainer.monitor,
+        seed=settings.seed,
+        class_weight=settings.loss.class_weight,
+        report=watch,
+    )
+
+    def write(target: Path) -> None:
+        booster.save(target)
+        gain, splits = booster.importance()
+        table = pl.DataFrame({"feature": names, "column": range(len(names)), "gain": gain, "splits": splits})
+        table.sort("gain", "column", descending=[True, False]).write_csv(target / IMPORTANCE)
+
+    return Learned(TreesScorer(booster, config.summary), write, booster.best, booster.trained, booster.score)
 
 
 def learn(

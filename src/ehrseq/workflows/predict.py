@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -14,15 +13,12 @@ from ehrseq.errors import ConfigError
 from ehrseq.files import atomic_file
 from ehrseq.meds.read import count_rows, list_shards
 from ehrseq.preprocess import build_store
-from ehrseq.store import Store, open_store
+from ehrseq.store import open_store
 from ehrseq.workflows.build import build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.engine import choose_engine
 from ehrseq.workflows.evaluate import prediction_frame
 from ehrseq.workflows.runs import TrainedRun
-
-if TYPE_CHECKING:
-    from ehrseq.training.inference import Scores
 
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
@@ -73,19 +69,8 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
         if left_out.height:
             say(f"predict: {left_out['events'].sum():,} events of {left_out.height} codes unknown to the run left out")
         store = open_store(folder / "store")
-        scores = _score(store, settings, trained)
+        samples = np.arange(len(store.arrays.sample_time))
+        prediction = trained.scorer().score(store, samples, settings)
         with atomic_file(output) as staging:
-            writer(prediction_frame(store, trained.target(), scores.samples, scores.prediction), staging)
-    return Predicted(output, len(scores.samples))
-
-
-def _score(store: Store, settings: Settings, trained: TrainedRun) -> "Scores":
-    from ehrseq.data import HistoryDataset, represent
-    from ehrseq.training import inference
-
-    histories = HistoryDataset(
-        represent(store, trained.settings.representation, trained.settings.outputs),
-        np.arange(len(store.arrays.sample_time)),
-    )
-    device = inference.choose_device(settings.trainer.accelerator)
-    return inference.score(trained.model(), histories.ordered(settings.loader), device)
+            writer(prediction_frame(store, trained.target(), samples, prediction), staging)
+    return Predicted(output, len(samples))

@@ -6,30 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Settings, Trees
 from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
 from ehrseq.preprocess import Preprocessor
 from ehrseq.tracking import describe_run_id
-from ehrseq.workflows.build import build_model
+from ehrseq.workflows.build import build_booster, build_model
+from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
+from ehrseq.workflows.scorers import NetworkScorer, Scorer, TreesScorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
 
 TRAIN, EVALUATE, EXPLAIN, AUDIT = "train", "evaluate", "explain", "audit"
-CONFIG, TARGET, WEIGHTS = "config.yaml", "target.json", "model.safetensors"
+CONFIG, TARGET = "config.yaml", "target.json"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """What determines a training: the store and every setting that touches the weights."""
-    parts = (settings.representation, settings.model, settings.optim, settings.loss, settings.trainer, settings.loader)
-    plain = [part.plain() for part in parts]
-    plain[4].pop("progress")
-    plain.append({"outputs": settings.outputs})
+    if isinstance(settings.model, Trees):
+        plain = [settings.model.plain(), {"monitor": settings.trainer.monitor, "weight": settings.loss.class_weight}]
+    else:
+        parts = (
+            settings.representation,
+            settings.model,
+            settings.optim,
+            settings.loss,
+            settings.trainer,
+            settings.loader,
+        )
+        plain = [part.plain() for part in parts]
+        plain[4].pop("progress")
+        plain.append({"outputs": settings.outputs})
     return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
 
 
@@ -65,8 +78,25 @@ class TrainedRun:
         """What it predicts, with the classes or labels that were found."""
         return read_target(read_json(self.folder / TRAIN / TARGET))
 
+    def scorer(self) -> Scorer:
+        """The network or the trees, ready to score histories."""
+        if isinstance(self.settings.model, Trees):
+            booster = build_booster(self.settings.model, self.target())
+            booster.load(self.folder / TRAIN)
+            return TreesScorer(booster, self.settings.model.summary)
+        return NetworkScorer(self.model(), self.settings.representation, self.settings.outputs)
+
     def model(self) -> "SequenceModel":
-        """The network with its best weights."""
+        """The network with its best weights.
+
+        Raises:
+            RunError: If this is a run of trees.
+        """
+        if isinstance(self.settings.model, Trees):
+            raise RunError(
+                f"{self.folder.name} is a run of trees, which have no attention; "
+                f"the gain of each feature is in {self.folder / TRAIN / IMPORTANCE}"
+            )
         from safetensors.torch import load_file
 
         preprocessor = self.preprocessor()
@@ -88,14 +118,14 @@ def open_run(folder: Path) -> TrainedRun:
         RunError: If it holds no finished training, or its weights were changed since.
     """
     # The folder `train/` inside a run folder is what people see in it: take that for the run as well.
-    if folder.name == TRAIN and (folder / WEIGHTS).is_file():
+    if folder.name == TRAIN and (folder / CONFIG).is_file():
         folder = folder.parent
     manifest = read_manifest(folder / TRAIN)
     if manifest is None:
         raise RunError(f"{folder} is not a run folder with a finished training (no {TRAIN}/manifest.json)")
-    weights = folder / TRAIN / WEIGHTS
+    weights = folder / TRAIN / (TREES if TREES in manifest["files"] else WEIGHTS)
     digest = digest_file(weights) if weights.is_file() else "missing"
-    if digest != manifest["files"].get(WEIGHTS):
+    if digest != manifest["files"].get(weights.name):
         raise RunError(f"{weights} is not what the training wrote (digest {digest[:16]}); train again")
     return TrainedRun(folder, read_settings(folder / TRAIN / CONFIG), manifest["key"], digest)
 

@@ -10,7 +10,7 @@ from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, write_manifest
 from ehrseq.workflows import audit, evaluate, experiment, explain, prepare, track, train
-from ehrseq.workflows.runs import open_run
+from ehrseq.workflows.runs import EXPLAIN, open_run
 
 RESULTS = Path("results")
 PARAMS = Path("params.yaml")
@@ -48,8 +48,12 @@ def evaluate_stage() -> None:
 
 
 def explain_stage() -> None:
-    """`results/explain`."""
+    """`results/explain`; it holds a manifest only where nothing is to be explained."""
     settings, prepared = _start()
+    if not settings.explain.enabled:
+        with atomic_folder(RESULTS / EXPLAIN) as staging:
+            write_manifest(staging, EXPLAIN, {"enabled": False})
+        return
     with track.tracked(settings, RESULTS) as tracker:
         tracker.start()
         result = explain.run(settings, prepared, open_run(RESULTS))

@@ -11,9 +11,9 @@ from ehrseq.files import atomic_folder, is_current, write_json, write_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
-from ehrseq.workflows.learn import learn
+from ehrseq.workflows.learn import learn_model
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, WEIGHTS, TrainedRun, open_run, train_key
+from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
 
@@ -26,8 +26,8 @@ def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
 def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> TrainedRun:
     """Train, or find the training done.
 
-    Writes `train/`: weights (safetensors), Lightning checkpoints, settings, fitted preprocessing, history of the
-    figures, environment.
+    Writes `train/`: weights (safetensors) and Lightning checkpoints, or trees (text) and the gain of each feature;
+    settings, fitted preprocessing, history of the figures, environment.
 
     Args:
         settings: What and how.
@@ -39,8 +39,6 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         TrainingError: If the loss is no longer finite.
         ConfigError: If a block cannot be built.
     """
-    from safetensors.torch import save_file
-
     if is_done(settings, prepared, folder):
         say(f"train: {folder / TRAIN} is up to date")
         return open_run(folder)
@@ -52,16 +50,16 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
 
     with atomic_folder(folder / TRAIN) as staging:
-        model, fitted = learn(settings, prepared.open(), staging / "checkpoints", sink, say)
-        save_file(model.state_dict(), staging / WEIGHTS)
+        learned = learn_model(settings, prepared.open(), staging / "checkpoints", sink, say)
+        learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, prepared.target().plain())
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
-        facts = {"best_epoch": fitted.epoch, "epochs": fitted.epochs, "monitor": settings.trainer.monitor}
-        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=fitted.score)
-    say(f"train: best epoch {fitted.epoch} of {fitted.epochs}, {settings.trainer.monitor} {fitted.score:.4f}")
+        facts = {"best_epoch": learned.epoch, "epochs": learned.epochs, "monitor": settings.trainer.monitor}
+        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score)
+    say(f"train: best epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
     return open_run(folder)
 
 

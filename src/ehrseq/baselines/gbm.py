@@ -1,0 +1,296 @@
+"""Gradient-boosted trees (Friedman 2001) on a matrix of features, by LightGBM (Ke et al. 2017); an optional extra."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehrseq.config.targets import WATCHED, BinaryTarget, MulticlassTarget, RegressionTarget, Target
+from ehrseq.errors import ConfigError, RunError, TrainingError
+from ehrseq.metrics import auroc
+
+if TYPE_CHECKING:
+    from lightgbm import Booster, Dataset
+    from lightgbm.callback import CallbackEnv
+
+FILE = "trees.txt"
+Matrix = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Report = Callable[[Mapping[str, float], int], None]  # (figures, trees so far)
+_BINARY = BinaryTarget(kind="binary")
+# LightGBM's names of our figures; those of other targets are our own.
+_FIGURES = {"loss": "binary_logloss", "auroc": "auc", "auprc": "average_precision"}
+_NAMES = {theirs: ours for ours, theirs in _FIGURES.items()}
+
+
+class GradientBoosting:
+    """Trees that are added one by one until the figure on `tuning` no longer gets better.
+
+    Args:
+        num_leaves: Leaves of a tree.
+        learning_rate: What a tree counts.
+        n_estimators: Trees at most.
+        patience: Trees added in vain before training stops.
+        min_child_samples: Histories in a leaf, at least.
+        feature_fraction: Share of the features that a tree may use.
+        bagging_fraction: Share of the histories that a tree sees.
+        reg_lambda: L2 penalty on the leaves.
+        threads: None: what OpenMP takes, one a core; they change no tree.
+        target: What is predicted: binary, multiclass (with its classes) or regression.
+
+    Attributes:
+        best: How many trees are kept, once fitted.
+        trained: How many were grown.
+        score: The monitored figure with the trees that are kept.
+
+    Raises:
+        ConfigError: If trees cannot learn the target.
+    """
+
+    def __init__(
+        self,
+        num_leaves: int = 7,
+        learning_rate: float = 0.02,
+        n_estimators: int = 3000,
+        patience: int = 100,
+        min_child_samples: int = 50,
+        feature_fraction: float = 0.2,
+        bagging_fraction: float = 0.8,
+        reg_lambda: float = 10.0,
+        threads: int | None = None,
+        target: Target = _BINARY,
+    ) -> None:
+        if not isinstance(target, BinaryTarget | MulticlassTarget | RegressionTarget):
+            raise ConfigError(f"trees learn binary, multiclass and regression targets; this is {target.kind}")
+        self.target = target
+        self.n_estimators = n_estimators
+        self.patience = patience
+        self.parameters: dict[str, Any] = {
+            "objective": target.kind,
+            "num_leaves": num_leaves,
+            "learning_rate": learning_rate,
+            "min_child_samples": min_child_samples,
+            "feature_fraction": feature_fraction,
+            "bagging_fraction": bagging_fraction,
+            "bagging_freq": 1,
+            "reg_lambda": reg_lambda,
+            "num_threads": threads or 0,
+            # The same seed must give the same trees.
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
+        if isinstance(target, MulticlassTarget):
+            self.parameters["num_class"] = len(target.classes)
+        self.best, self.trained, self.score = 0, 0, float("nan")
+        self._booster: Booster | None = None
+
+    def fit(
+        self,
+        train: tuple[Matrix, Matrix],
+        tuning: tuple[Matrix, Matrix],
+        *,
+        monitor: str,
+        seed: int,
+        class_weight: Literal["none", "balanced"] | float = "none",
+        report: Report | None = None,
+    ) -> None:
+        """Grow trees on `train` and keep as many as are best on `tuning`.
+
+        Args:
+            train: Features (M, K) and outcomes (M, 1), see `ehrseq.tasks.Outcomes`.
+            tuning: Likewise.
+            monitor: The figure on `tuning` that decides: `tuning/loss` or one of `ehrseq.config.targets.WATCHED`.
+            seed: Of the shares of features and histories that a tree sees.
+            class_weight: What a positive counts, where a negative counts 1; balanced: as if all classes were as
+                frequent.
+            report: Receives `train/loss` and the figures on `tuning` after every tree.
+
+        Raises:
+            ConfigError: If LightGBM is not installed.
+            TrainingError: If the outcomes are none of the target, or all the same.
+        """
+        lightgbm = _import()
+        for name, (_, outcome) in (("train", train), ("tuning", tuning)):
+            self._check(outcome[:, 0], name)
+        watched = monitor.removeprefix("tuning/")
+        # What is first decides when to stop.
+        order = [watched, *(name for name in ("loss", *WATCHED[self.target.kind]) if name != watched)]
+        parameters = {**self.parameters, "seed": seed}
+        weight, figures = None, None
+        if isinstance(self.target, BinaryTarget):
+            parameters |= {"metric": [_FIGURES[name] for name in order]}
+            parameters |= {"scale_pos_weight": _positive_weight(train[1][:, 0], class_weight)}
+        else:
+            parameters |= {"metric": "None"}
+            figures = _Figures(self, order)
+            if class_weight == "balanced":
+                weight = _balance(train[1][:, 0])
+        data = lightgbm.Dataset(train[0], self._learned(train[1]), weight=weight)
+        grown = 0
+
+        def watch(environment: "CallbackEnv") -> None:
+            nonlocal grown
+            grown = environment.iteration + 1
+            if report is not None:
+                report(_figures(environment), grown)
+
+        booster: Booster = lightgbm.train(
+            parameters,
+            data,
+            self.n_estimators,
+            valid_sets=[data, data.create_valid(tuning[0], self._learned(tuning[1]))],
+            valid_names=["train", "tuning"],
+            feval=figures,
+            callbacks=[lightgbm.early_stopping(self.patience, first_metric_only=True, verbose=False), watch],
+        )
+        # What LightGBM hands back ends with its best tree.
+        self.best = booster.best_iteration or booster.current_iteration()
+        self.trained = grown
+        self.score = float(booster.best_score["tuning"][_FIGURES[watched] if figures is None else watched])
+        self._booster = booster
+
+    def predict(self, matrix: Matrix) -> Floats:
+        """Predictions (M, P) of features (M, K), see `ehrseq.config.targets.prediction_names`."""
+        booster = self._fitted()
+        columns = len(self.target.classes) if isinstance(self.target, MulticlassTarget) else 1
+        if not len(matrix):
+            return np.empty((0, columns))
+        threads = self.parameters["num_threads"]
+        output = booster.predict(matrix, num_iteration=self.best, num_threads=threads)
+        return self.told(np.asarray(output, np.float64).reshape(-1, columns))
+
+    def told(self, output: Floats) -> Floats:
+        """What LightGBM gives, in the unit of the outcomes."""
+        return np.expm1(output) if isinstance(self.target, RegressionTarget) and self.target.log else output
+
+    def _learned(self, outcome: Matrix) -> Matrix:
+        """Outcomes (M, 1) as LightGBM takes them, (M,)."""
+        is_log = isinstance(self.target, RegressionTarget) and self.target.log
+        return np.log1p(outcome[:, 0]) if is_log else outcome[:, 0]
+
+    def _check(self, outcome: Matrix, split: str) -> None:
+        """Refuse what cannot be learned or watched."""
+        found = np.unique(outcome)
+        match self.target:
+            case BinaryTarget():
+                if set(found) != {0.0, 1.0}:
+                    raise TrainingError(f"gbm learns outcomes of 0 and 1, and needs both in {split}")
+            case MulticlassTarget(classes=classes):
+                if len(found) < 2 or not set(found) <= set(range(len(classes))):
+                    raise TrainingError(
+                        f"gbm learns classes of 0 to {len(classes) - 1}, and needs two of them or more in {split}"
+                    )
+            case _:
+                if not len(found) or not np.isfinite(found).all():
+                    raise TrainingError(f"gbm learns finite numbers, and needs some in {split}")
+
+    def importance(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Of each feature: the gain of all its splits, and their number; (K,) each."""
+        booster = self._fitted()
+        gain, splits = (booster.feature_importance(kind, iteration=self.best) for kind in ("gain", "split"))
+        return np.asarray(gain, np.float64), np.asarray(splits, np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write the trees that are kept to `trees.txt`, in LightGBM's own text format."""
+        text = self._fitted().model_to_string(num_iteration=self.best)
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: If LightGBM is not installed.
+            RunError: If the file cannot be read.
+        """
+        lightgbm = _import()
+        try:
+            text = (folder / FILE).read_text(encoding="utf-8")
+            booster: Booster = lightgbm.Booster(model_str=text)
+        except (OSError, UnicodeDecodeError, lightgbm.basic.LightGBMError) as error:
+            raise RunError(f"{folder / FILE} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        self._booster = booster
+        self.best = self.trained = booster.current_iteration()
+
+    def _fitted(self) -> "Booster":
+        if self._booster is None:
+            raise RunError("the trees are neither fitted nor loaded")
+        return self._booster
+
+
+class _Figures:
+    """The figures that LightGBM has not, or has otherwise, after every tree.
+
+    Args:
+        trees: For the target.
+        names: Which, in the order in which they are told.
+    """
+
+    def __init__(self, trees: GradientBoosting, names: Sequence[str]) -> None:
+        self.trees = trees
+        self.names = names
+
+    def __call__(self, output: Floats, data: "Dataset") -> list[tuple[str, float, bool]]:
+        """The name, value and better direction of each."""
+        label = np.asarray(data.get_label(), np.float64)
+        upward = WATCHED[self.trees.target.kind]
+        return [(name, self._figure(name, output, label), upward.get(name, False)) for name in self.names]
+
+    def _figure(self, name: str, output: Floats, label: Floats) -> float:
+        if isinstance(self.trees.target, MulticlassTarget):
+            if name == "loss":
+                given = output[np.arange(len(label)), label.astype(np.int64)]
+                return float(-np.log(np.maximum(given, np.finfo(np.float64).tiny)).mean())
+            if name == "accuracy":
+                return float((output.argmax(axis=1) == label).mean())
+            # Of the classes that are there.
+            return float(np.mean([auroc(label == number, output[:, int(number)]) for number in np.unique(label)]))
+        if name == "loss":  # of what is learned
+            return float(((output - label) ** 2).mean())
+        error = self.trees.told(output) - (truth := self.trees.told(label))
+        if name == "mae":
+            return float(np.abs(error).mean())
+        return float(1 - (error**2).sum() / max(((truth - truth.mean()) ** 2).sum(), np.finfo(np.float64).tiny))
+
+
+def _positive_weight(outcome: Matrix, class_weight: str | float) -> float:
+    """Weight of a positive: 1, what balances the classes, or the number given."""
+    if isinstance(class_weight, str):
+        return float((outcome == 0).sum() / (outcome == 1).sum()) if class_weight == "balanced" else 1.0
+    return float(class_weight)
+
+
+def _balance(outcome: Matrix) -> Matrix:
+    """Weights (M,) that give all classes the same sum, 1 on average."""
+    _, number, count = np.unique(outcome, return_inverse=True, return_counts=True)
+    return (len(outcome) / len(count) / count)[number].astype(np.float32)
+
+
+def _figures(environment: "CallbackEnv") -> dict[str, float]:
+    """The loss on `train` and all figures on `tuning`, under our names."""
+    figures = {}
+    for result in environment.evaluation_result_list or []:
+        split, metric, value = result[:3]
+        name = _NAMES.get(metric, metric)
+        if split == "tuning" or name == "loss":
+            figures[f"{split}/{name}"] = float(value)
+    return figures
+
+
+def _import() -> ModuleType:
+    """LightGBM.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    try:
+        import lightgbm
+    except (ImportError, OSError) as error:  # OSError: its library needs OpenMP, which a bare system may lack
+        raise ConfigError(
+            f"model=gbm needs LightGBM ({error}); install the extra: pip install 'ehrseq[gbm]'"
+        ) from error
+    module: ModuleType = lightgbm
+    return module
