@@ -80,6 +80,7 @@ def test_batch_size_changes_no_prediction(
     words = [
         f"model={model}",
         f"model/pooling={pooling}",
+        "explain=none",
         "model.encoder.bidirectional=true",
         "model.encoder.num_layers=2",
     ]

@@ -21,6 +21,7 @@ from ehrseq.errors import EhrseqError
 from ehrseq.files import digest_file
 from ehrseq.preprocess.tensorise import tensorise_shard
 from ehrseq.workflows import prepare
+from ehrseq.workflows.build import build_label_maker
 
 EHRSEQ = Path(sys.executable).parent / "ehrseq"
 
@@ -241,3 +242,21 @@ def test_mimic_demo_trains_a_readmission_model(test_data: Path, tmp_path: Path) 
     assert predictions.height == 50
     manifest = json.loads(next((tmp_path / ".ehrseq" / "stores").glob("*/manifest.json")).read_text())
     assert manifest["attrition"][0] == ["start events", 275]
+
+
+def test_other_arguments_of_a_task_make_another_store_and_other_places_of_its_files_do_not(tmp_path: Path) -> None:
+    base = ["source.n_subjects=200", f"paths.data={tmp_path / 'data'}"]
+    dataset = prepare.run(load_settings(base)).dataset
+    meds = ["source=meds", f"source.path={dataset}", f"paths.data={tmp_path / 'data'}", "split.stratify=false"]
+    window = [*meds, "task=long_stay", "task.labels.start=ICU_ADMISSION", "task.labels.end=ICU_DISCHARGE"]
+    settings = [load_settings([*window, f"task.labels.delay_hours={hours}"]) for hours in (2, 3)]
+    makers = [build_label_maker(each.task).fingerprint() for each in settings]
+    assert makers[0] != makers[1]
+    labels = next((dataset / "labels").rglob("*.parquet"))
+    stores = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        copy = shutil.copy(labels, tmp_path / name / "labels.parquet")
+        words = [*meds, "task=labels", "task.name=copied", f"task.labels.path={copy}"]
+        stores.append(prepare.run(load_settings(words)).store)
+    assert stores[0] == stores[1]

@@ -37,6 +37,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "exclude": "SEPSIS",
     },
     "next_visit": {"outcome": "LAB", "within": "next_window"},
+    "length": {"predict": "start", "delay_hours": 2, "gives": "hours_left"},
+    "time_to_event": {"outcome": "SEP*", "gives": "time_to_outcome", "exclude": "MEDS_DEATH"},
+    "time_in_window": {"predict": "start", "outcome": "LAB", "within": "window", "gives": "time_to_outcome"},
 }
 
 
@@ -48,7 +51,19 @@ def is_a(code: str, patterns: str | list[str]) -> bool:
     )
 
 
-def slow(events: Events, task: dict[str, Any]) -> dict[int, bool]:  # noqa: PLR0912
+def slow_numbers(
+    events: Events, task: dict[str, Any], time: int, end: int, hits: list[int]
+) -> tuple[float, ...] | None:
+    """What a prediction at `time` is to say, where that is a number."""
+    if task["gives"] == "hours_left":
+        return (float(end - time),)
+    limit = end if task.get("within") == "window" else events[-1][0]
+    later = [hour for hour in hits if time < hour <= limit]
+    until = later[0] if later else limit
+    return (float(until - time), int(bool(later))) if until > time else None
+
+
+def slow(events: Events, task: dict[str, Any]) -> dict[int, Any]:  # noqa: PLR0912
     """Prediction hour to label, event by event."""
     windows: list[tuple[int, int]] = []
     for hour, code in events:
@@ -56,7 +71,7 @@ def slow(events: Events, task: dict[str, Any]) -> dict[int, bool]:  # noqa: PLR0
             ends = [end for end, closing in events if is_a(closing, "DISCHARGE") and end >= hour]
             if ends and ends[0] not in [end for _, end in windows]:
                 windows.append((hour, ends[0]))
-    found: dict[int, bool] = {}
+    found: dict[int, Any] = {}
     for index, (begin, end) in enumerate(windows):
         at = (begin if task.get("predict") == "start" else end) + task.get("delay_hours", 0)
         times = [at]
@@ -68,6 +83,12 @@ def slow(events: Events, task: dict[str, Any]) -> dict[int, bool]:  # noqa: PLR0
             if any(is_a(code, task.get("exclude", [])) and begin <= hour <= time for hour, code in events):
                 continue
             hits = [hour for hour, code in events if is_a(code, task.get("outcome", []))]
+            if "gives" in task:
+                numbers = slow_numbers(events, task, time, end, hits)
+                if numbers is not None:
+                    found.setdefault(time, numbers)
+                continue
+            label: bool
             if "longer_than_hours" in task:
                 label = end - begin > task["longer_than_hours"]
             elif task.get("within") == "window":
@@ -108,7 +129,7 @@ def test_labels_equal_the_plain_loop(name: str, subjects: list[Events], tmp_path
     task = TASKS[name]
     maker = WindowLabels(start="ADMISSION", end="DISCHARGE", **task)
     expected = [
-        (i, START + timedelta(hours=hour), label)
+        (i, START + timedelta(hours=hour), *(label if isinstance(label, tuple) else (label,)))
         for i, events in enumerate(subjects)
         for hour, label in sorted(slow(events, task).items())
     ]
@@ -121,7 +142,8 @@ def test_labels_equal_the_plain_loop(name: str, subjects: list[Events], tmp_path
     assert labels.frame.rows() == expected
     counts = [count for step, count in labels.attrition if step != "positive"]
     assert counts == sorted(counts, reverse=True) or "every_hours" in task
-    assert labels.attrition[-1] == ("positive", sum(label for _, _, label in expected))
+    if "gives" not in task:
+        assert labels.attrition[-1] == ("positive", sum(row[2] for row in expected))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +152,9 @@ def test_labels_equal_the_plain_loop(name: str, subjects: list[Events], tmp_path
         ({"start": []}, "start is empty"),
         ({"predict": "middle"}, "predict is 'middle'; allowed is one of start, end"),
         ({"end": []}, "end is empty; this task needs the codes that close a window"),
+        ({"gives": "hours_left"}, "gives=hours_left needs predict=start"),
+        ({"gives": "hours_left", "predict": "start"}, "gives=hours_left has no outcome"),
+        ({"gives": "time_to_outcome", "outcome": []}, "gives=time_to_outcome needs an outcome"),
         ({"outcome": []}, "give either outcome or longer_than_hours"),
         ({"horizon_hours": None}, "within=horizon and horizon_hours=None do not go together"),
         ({"horizon_hours": -1.0}, "horizon_hours is -1.0; allowed are positive numbers"),

@@ -153,6 +153,7 @@ class WindowLabels(Component):
     longer_than_hours: PositiveFloat | None = None
     exclude: Codes = ()
     follow_up: Literal["require", "assume"] = "assume"
+    gives: Literal["outcome", "hours_left", "time_to_outcome"] = "outcome"
 
 
 class GridEmbedding(Component):
@@ -172,6 +173,16 @@ class GridEmbedding(Component):
     )
 
 
+class DecayedGridEmbedding(Component):
+    """Arguments of the grid embedding with fading values that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    dropout: Probability = 0.0
+    statics: Literal["steps", "none"] = "steps"
+    time_unit_hours: PositiveFloat = 24.0
+
+
 class CodeEmbedding(Component):
     """Arguments of the embeddings of codes that are not counted from the data."""
 
@@ -180,17 +191,29 @@ class CodeEmbedding(Component):
 
 
 class RecurrentEncoder(Component):
-    """Arguments of the LSTM and GRU encoders."""
+    """Arguments of the RNN, LSTM and GRU encoders."""
 
     hidden_size: PositiveInt = 64
     num_layers: PositiveInt = 1
     bidirectional: bool = False
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+    variational_dropout: Probability = 0.0
 
     def looks_ahead(self) -> str:
         """Reading backward sees later steps."""
         return ".bidirectional=true" if self.bidirectional else ""
+
+
+class TLSTMEncoder(Component):
+    """Arguments of the time-aware LSTM."""
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 1.0
 
 
 class ChannelwiseLSTMEncoder(Component):
@@ -234,6 +257,61 @@ class RetainEncoder(Component):
     def looks_ahead(self) -> str:
         """Its nets read each history from its end."""
         return " RetainEncoder"
+
+
+class MinimalEncoder(Component):
+    """Arguments of the minimal LSTM and GRU encoders."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 1
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    residual: bool = False
+    layer_norm: bool = False
+
+
+class XLSTMEncoder(Component):
+    """Arguments of the extended LSTM encoder."""
+
+    hidden_size: PositiveInt = 64
+    blocks: Annotated[str, Field(pattern="^[ms]+$")] = "ms"
+    num_heads: PositiveInt = 4
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+
+class TransformerEncoder(Component):
+    """Arguments of the transformer encoder."""
+
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    expansion: PositiveInt = 4
+    causal: bool = True
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+
+    def looks_ahead(self) -> str:
+        """Attention to every step sees later ones."""
+        return "" if self.causal else ".causal=false"
+
+
+class LSTMTransformerEncoder(TransformerEncoder):
+    """Arguments of the encoder that is an LSTM with a transformer on it."""
+
+    lstm_layers: PositiveInt = 1
+    num_layers: PositiveInt = 1
+
+
+class GRUDEncoder(Component):
+    """Arguments of the GRU with decaying states that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    hidden_size: PositiveInt = 64
+    dropout: Probability = 0.0
+    input_dropout: Probability = 0.0
+    time_unit_hours: PositiveFloat = 24.0
 
 
 class PlainPooling(Component):
@@ -327,13 +405,22 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.tasks.AcesLabels": AcesLabels,
     "ehrseq.tasks.WindowLabels": WindowLabels,
     "ehrseq.nn.GridEmbedding": GridEmbedding,
+    "ehrseq.nn.DecayedGridEmbedding": DecayedGridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
     "ehrseq.nn.TimepointEmbedding": CodeEmbedding,
+    "ehrseq.nn.RNNEncoder": RecurrentEncoder,
     "ehrseq.nn.LSTMEncoder": RecurrentEncoder,
     "ehrseq.nn.GRUEncoder": RecurrentEncoder,
     "ehrseq.nn.RetainEncoder": RetainEncoder,
     "ehrseq.nn.ChannelwiseLSTMEncoder": ChannelwiseLSTMEncoder,
     "ehrseq.nn.ConvLSTMEncoder": ConvLSTMEncoder,
+    "ehrseq.nn.TLSTMEncoder": TLSTMEncoder,
+    "ehrseq.nn.MinLSTMEncoder": MinimalEncoder,
+    "ehrseq.nn.MinGRUEncoder": MinimalEncoder,
+    "ehrseq.nn.XLSTMEncoder": XLSTMEncoder,
+    "ehrseq.nn.TransformerEncoder": TransformerEncoder,
+    "ehrseq.nn.LSTMTransformerEncoder": LSTMTransformerEncoder,
+    "ehrseq.nn.GRUDEncoder": GRUDEncoder,
     "ehrseq.nn.LastPooling": PlainPooling,
     "ehrseq.nn.MeanPooling": PlainPooling,
     "ehrseq.nn.SumPooling": SumPooling,

@@ -1,16 +1,26 @@
 """Embeddings, recurrent encoders, poolings and heads: tensors and lengths in, tensors out."""
 
 from ehrseq.nn.additive import Contributions, contributions
+from ehrseq.nn.decayed_grid import DecayedGridEmbedding
 from ehrseq.nn.embedding import Embedding, EventEmbedding, GridEmbedding, TimepointEmbedding
 from ehrseq.nn.encoders import (
     ChannelwiseLSTMEncoder,
     ConvLSTMEncoder,
     Encoder,
+    GRUDEncoder,
     GRUEncoder,
     LSTMEncoder,
+    LSTMTransformerEncoder,
+    MinGRUEncoder,
+    MinLSTMEncoder,
     RecurrentEncoder,
     RetainEncoder,
+    RNNEncoder,
+    TLSTMEncoder,
+    TransformerEncoder,
+    XLSTMEncoder,
 )
+from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
@@ -32,32 +42,43 @@ __all__ = [
     "ChannelwiseLSTMEncoder",
     "Contributions",
     "ConvLSTMEncoder",
+    "DecayedGridEmbedding",
     "Embedding",
     "Encoder",
     "EventEmbedding",
+    "GRUDEncoder",
     "GRUEncoder",
+    "GateTrace",
     "GridEmbedding",
     "Head",
     "LSTMEncoder",
+    "LSTMTransformerEncoder",
     "LastPooling",
     "MaxPooling",
     "MeanPooling",
+    "MinGRUEncoder",
+    "MinLSTMEncoder",
     "MultiHeadAttentionPooling",
     "Objective",
     "Pooled",
     "Pooling",
     "Prediction",
+    "RNNEncoder",
     "RecurrentEncoder",
     "RetainEncoder",
     "SequenceInputs",
     "SequenceModel",
     "SumPooling",
     "SummaryShortcut",
+    "TLSTMEncoder",
     "TimepointEmbedding",
+    "TransformerEncoder",
+    "XLSTMEncoder",
     "contributions",
     "last_state",
     "make_objective",
     "masked_softmax",
+    "replay_gates",
     "reverse_by_length",
     "step_mask",
 ]

@@ -1,6 +1,7 @@
 """Checks of constructor arguments: each raises a one-line `ConfigError` naming argument, value and what is allowed."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from ehrseq.errors import ConfigError, suggest
 
@@ -27,6 +28,17 @@ def check_probability(name: str, value: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ConfigError(f"{name} is {value!r}; allowed are numbers from 0 up to, but not including, 1")
+    return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """Give `value` back if it is a finite number above 0.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 and isfinite(value)):
+        raise ConfigError(f"{name} is {value!r}; allowed are numbers above 0")
     return float(value)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
+from ehrseq.nn.elapsed import elapsed_hours
 
 FEATURES = ("value", "observed", "seen", "hours_since")
 # A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
@@ -169,9 +170,7 @@ class _CodeEmbedding(Embedding):
 
     def _finish(self, events: Tensor, hours_before: Tensor, statics: Tensor) -> Tensor:
         """Adds times and statics to the (B, T, D) sums of events."""
-        gap = torch.zeros_like(hours_before)
-        gap[:, 1:] = hours_before[:, :-1] - hours_before[:, 1:]
-        times = torch.stack([scale_hours(gap), scale_hours(hours_before)], dim=-1)
+        times = torch.stack([scale_hours(elapsed_hours(hours_before)), scale_hours(hours_before)], dim=-1)
         known = statics.to(times.dtype).unsqueeze(1).expand(-1, times.shape[1], -1)
         context = self.context(torch.cat([times, known], dim=-1))
         embedded: Tensor = self.dropout(torch.tanh(events + context))

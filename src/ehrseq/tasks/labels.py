@@ -42,7 +42,7 @@ class LabelMaker(Protocol):
     """Makes the labels of a task from a MEDS dataset."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain JSON facts that determine the labels, beside the dataset."""
+        """Plain JSON facts that determine the labels beside the dataset: arguments, digests of files, never paths."""
         ...
 
     def labels(self, dataset: Path, name: str) -> Labels:

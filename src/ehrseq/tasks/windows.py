@@ -6,7 +6,7 @@ within a number of hours, or in the next window. See docs/tasks.md for the tasks
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from ehrseq.meds import schema
 from ehrseq.meds.read import NO_TIME, Shard, list_shards
 from ehrseq.store.format import HOUR
 from ehrseq.tasks.labels import Labels
+from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 
 _S, _T = schema.SUBJECT_ID, schema.TIME
 _ROLES = ("start", "end", "outcome", "exclude", "death")
@@ -42,6 +43,9 @@ class WindowLabels:
         longer_than_hours: The outcome is that the window lasts longer than this.
         exclude: A prediction is not made if one of these codes came since the window's start, prediction_time
             included: who is dead, or has the outcome already.
+        gives: "outcome": whether it comes, for binary targets; "hours_left": how long the window stays open, for
+            regression and ordinal targets; "time_to_outcome": when it comes, or the record (with `within` "window" the
+            window) ends without it, for survival targets.
         follow_up: "require" drops predictions whose horizon reaches beyond the subject's last event without an outcome
             or death; "assume" takes them for negative.
 
@@ -60,12 +64,14 @@ class WindowLabels:
     longer_than_hours: float | None = None
     exclude: str | Sequence[str] = ()
     follow_up: Literal["require", "assume"] = "assume"
+    gives: Literal["outcome", "hours_left", "time_to_outcome"] = "outcome"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("predict", self.predict, ("start", "end")),
             ("within", self.within, ("window", "horizon", "next_window")),
             ("follow_up", self.follow_up, ("require", "assume")),
+            ("gives", self.gives, ("outcome", "hours_left", "time_to_outcome")),
         ):
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}; allowed is one of {', '.join(known)}")
@@ -74,9 +80,11 @@ class WindowLabels:
         needs_end = self.predict == "end" or self.every_hours is not None or self.within != "horizon"
         if not _patterns(self.end) and (needs_end or self.longer_than_hours is not None):
             raise ConfigError("end is empty; this task needs the codes that close a window")
-        if bool(_patterns(self.outcome)) == (self.longer_than_hours is not None):
+        if self.gives != "outcome":
+            self._check_numbers()
+        elif bool(_patterns(self.outcome)) == (self.longer_than_hours is not None):
             raise ConfigError("give either outcome or longer_than_hours")
-        if self.longer_than_hours is None and (self.within == "horizon") == (self.horizon_hours is None):
+        elif self.longer_than_hours is None and (self.within == "horizon") == (self.horizon_hours is None):
             raise ConfigError(f"within={self.within} and horizon_hours={self.horizon_hours} do not go together")
         if self.longer_than_hours is not None and self.predict == "end":
             raise ConfigError("longer_than_hours is known at the end of the window; use predict=start")
@@ -86,9 +94,19 @@ class WindowLabels:
         if self.delay_hours < 0:
             raise ConfigError(f"delay_hours is {self.delay_hours}; allowed are 0 and more")
 
+    def _check_numbers(self) -> None:
+        """What tasks that give numbers need."""
+        if self.gives == "hours_left":
+            if not _patterns(self.end) or self.predict == "end":
+                raise ConfigError("gives=hours_left needs predict=start and the codes that close a window, end")
+            if _patterns(self.outcome) or self.longer_than_hours is not None:
+                raise ConfigError("gives=hours_left has no outcome and no longer_than_hours")
+        elif not _patterns(self.outcome) or self.longer_than_hours is not None or self.within == "next_window":
+            raise ConfigError("gives=time_to_outcome needs an outcome, within=window or horizon, no longer_than_hours")
+
     def fingerprint(self) -> dict[str, Any]:
-        """Version of the rules; the arguments are part of the configuration."""
-        return {"windows": 1}
+        """The arguments, and the version of the rules."""
+        return {"windows": 2, **asdict(self)}
 
     def labels(self, dataset: Path, name: str) -> Labels:
         """Make the labels; see `LabelMaker.labels`."""
@@ -105,6 +123,8 @@ class WindowLabels:
         )
         if _patterns(self.exclude):
             attrition.append(("without an excluding event before", cases.height))
+        if self.gives != "outcome":
+            return self._numbers(cases, events["outcome"], last, attrition, name)
         cases, counted = self._outcomes(cases, events, last)
         attrition += counted
         if not cases.height:
@@ -119,6 +139,35 @@ class WindowLabels:
         return Labels(
             frame.sort(_S, schema.PREDICTION_TIME), [*attrition, ("positive", int(frame[schema.BOOLEAN_VALUE].sum()))]
         )
+
+    def _numbers(
+        self,
+        cases: pl.DataFrame,
+        outcomes: pl.DataFrame,
+        last: pl.DataFrame,
+        attrition: list[tuple[str, int]],
+        name: str,
+    ) -> Labels:
+        """Labels of `hours_left` and `time_to_outcome`."""
+        at = pl.col("at")
+        if self.gives == "hours_left":
+            cases = cases.with_columns(((pl.col("end") - at) / HOUR).alias(schema.FLOAT_VALUE))
+            values = [schema.FLOAT_VALUE]
+        else:
+            cases = _after(cases.join(last, on=_S, how="left"), outcomes, "found", "at")
+            known = pl.col("end") if self.within == "window" else pl.col("last")
+            happened = (pl.col("found") <= known).fill_null(False)
+            until = pl.when(happened).then(pl.col("found")).otherwise(known)
+            cases = cases.with_columns(((until - at) / HOUR).alias(TIME_TO_EVENT), happened.cast(pl.Int64).alias(EVENT))
+            cases = cases.filter(pl.col(TIME_TO_EVENT) > 0)
+            attrition.append(("seen for a while after the prediction", cases.height))
+            values = [TIME_TO_EVENT, EVENT]
+        if not cases.height:
+            raise DataError(f"task.name={name}: no prediction is left; look at the codes of task.labels")
+        time = pl.from_epoch(at, time_unit="us").cast(pl.Datetime("us")).alias(schema.PREDICTION_TIME)
+        frame = cases.select(pl.col(_S), time, *values)
+        frame = frame.unique([_S, schema.PREDICTION_TIME], keep="first", maintain_order=True)
+        return Labels(frame.sort(_S, schema.PREDICTION_TIME), attrition)
 
     def _windows(self, starts: pl.DataFrame, ends: pl.DataFrame) -> pl.DataFrame:
         """`start`, `end` and the next window's of each window; what opens within an open window opens none."""

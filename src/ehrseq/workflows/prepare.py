@@ -192,21 +192,18 @@ def _write_store(settings: Settings, prepared: Prepared, labelled: _Labelled, st
 
 def summarise(labelled: _Labelled, report: pl.DataFrame, counts: dict[str, int]) -> dict[str, Any]:
     """Counts that belong beside the data: samples a split, and what preprocessing changed."""
-    target, value = labelled.outcomes.target, labelled.outcomes.value
-    samples = labelled.labels.frame.select("subject_id").with_columns(_positive(target, value))
+    positive = _positive(labelled.outcomes.target, labelled.outcomes.value)
+    counts_of = [pl.len().alias("samples")] + ([] if positive is None else [pl.col("positive").sum()])
+    samples = labelled.labels.frame.select("subject_id").with_columns(*([] if positive is None else [positive]))
     parts = (
         samples.join(labelled.splits.filter(pl.col("split").is_not_null()), on="subject_id")
         .group_by("split")
-        .agg(pl.len().alias("samples"), pl.col("positive").sum())
+        .agg(counts_of)
     )
     known = report.filter(pl.col("entry").is_not_null())
     own = known.filter(pl.col("entry") == pl.col("code"))
     return {
-        "splits": {
-            row["split"]: {"samples": row["samples"]}
-            | ({} if row["positive"] is None else {"positive": int(row["positive"])})
-            for row in parts.to_dicts()
-        },
+        "splits": {row.pop("split"): row for row in parts.to_dicts()},
         "attrition": labelled.labels.attrition,
         "codes": {
             "own": own.height,
@@ -224,7 +221,7 @@ def summarise(labelled: _Labelled, report: pl.DataFrame, counts: dict[str, int])
     }
 
 
-def _positive(target: Target, value: NDArray[np.float32]) -> pl.Series:
+def _positive(target: Target, value: NDArray[np.float32]) -> pl.Series | None:
     """Who has the outcome, where having it is a question."""
     match target.kind:
         case "binary":
@@ -232,7 +229,7 @@ def _positive(target: Target, value: NDArray[np.float32]) -> pl.Series:
         case "survival":
             positive = value[:, 1] > 0
         case _:
-            return pl.Series("positive", [None] * len(value), pl.Int64)
+            return None
     return pl.Series("positive", positive.astype(np.int64))
 
 

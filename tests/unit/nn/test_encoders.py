@@ -9,13 +9,17 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ehrseq.errors import ConfigError
-from ehrseq.nn import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
 
 D, H = 5, 4
 LENGTHS = torch.tensor([3, 9, 1, 6, 9])
-TORCH: dict[type[RecurrentEncoder], type[nn.LSTM] | type[nn.GRU]] = {LSTMEncoder: nn.LSTM, GRUEncoder: nn.GRU}
+TORCH: dict[type[RecurrentEncoder], type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {
+    RNNEncoder: nn.RNN,
+    LSTMEncoder: nn.LSTM,
+    GRUEncoder: nn.GRU,
+}
 
-each_encoder = pytest.mark.parametrize("kind", [LSTMEncoder, GRUEncoder])
+each_encoder = pytest.mark.parametrize("kind", list(TORCH))
 each_depth = pytest.mark.parametrize("num_layers", [1, 2, 3])
 each_direction = pytest.mark.parametrize("bidirectional", [False, True])
 
@@ -73,6 +77,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-x))
 
 
+def rnn_step(x: Tensor, h: Tensor, c: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    a = w["weight_ih_l0"] @ x + w["bias_ih_l0"] + w["weight_hh_l0"] @ h + w["bias_hh_l0"]
+    return (torch.exp(a) - torch.exp(-a)) / (torch.exp(a) + torch.exp(-a)), c
+
+
 def lstm_step(x: Tensor, h: Tensor, c: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     gates = w["weight_ih_l0"] @ x + w["bias_ih_l0"] + w["weight_hh_l0"] @ h + w["bias_hh_l0"]
     i, f, g, o = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
@@ -87,7 +96,7 @@ def gru_step(x: Tensor, h: Tensor, c: Tensor, w: dict[str, Tensor]) -> tuple[Ten
     return (1 - z) * n + z * h, c
 
 
-@pytest.mark.parametrize(("kind", "step"), [(LSTMEncoder, lstm_step), (GRUEncoder, gru_step)])
+@pytest.mark.parametrize(("kind", "step"), [(RNNEncoder, rnn_step), (LSTMEncoder, lstm_step), (GRUEncoder, gru_step)])
 def test_outputs_follow_the_written_equations(
     kind: type[RecurrentEncoder], step: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
@@ -230,8 +239,10 @@ def test_new_weights_are_orthogonal_glorot_and_remember(kind: type[RecurrentEnco
             assert 0.8 * limit < weight.abs().max() <= limit
         else:
             forget = kind is LSTMEncoder and name.startswith("bias_ih")
-            expected = [0.0] * H + [1.0 if forget else 0.0] * H
-            assert weight.tolist() == expected + [0.0] * (len(weight) - 2 * H)
+            expected = torch.zeros(len(weight))
+            if forget:
+                expected[H : 2 * H] = 1.0
+            assert torch.equal(weight, expected)
 
 
 @each_encoder
@@ -281,6 +292,12 @@ def test_no_combination_of_arguments_makes_torch_warn(kind: type[RecurrentEncode
         ({"num_layers": True}, "num_layers is True; allowed are whole numbers from 1 up"),
         ({"bidirectional": "false"}, "bidirectional is 'false'; allowed are true and false"),
         ({"dropout": 1}, "dropout is 1; allowed are numbers from 0 up to, but not including, 1"),
+        ({"residual": 1}, "residual is 1; allowed are true and false"),
+        ({"layer_norm": "no"}, "layer_norm is 'no'; allowed are true and false"),
+        (
+            {"variational_dropout": 2},
+            "variational_dropout is 2; allowed are numbers from 0 up to, but not including, 1",
+        ),
         ({"input_dropout": -0.1}, "input_dropout is -0.1; allowed are numbers from 0 up to, but not including, 1"),
     ],
 )

@@ -24,6 +24,7 @@ from ehrseq.nn import (
     Pooling,
     Prediction,
     RecurrentEncoder,
+    RNNEncoder,
     SequenceModel,
     make_objective,
 )
@@ -32,7 +33,7 @@ F, S, H = 4, 2, 6
 LENGTHS = [5, 1, 8, 3, 8, 1]
 ENCODERS = [
     (kind, bidirectional, layers)
-    for kind, bidirectional, layers in product((LSTMEncoder, GRUEncoder), (False, True), (1, 2))
+    for kind, bidirectional, layers in product((RNNEncoder, LSTMEncoder, GRUEncoder), (False, True), (1, 2))
 ]
 POOLINGS: list[tuple[type[Pooling], dict[str, Any]]] = [
     (LastPooling, {}),

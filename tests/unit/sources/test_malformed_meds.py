@@ -294,7 +294,7 @@ FAULTS: list[tuple[Callable[[Dataset], None], str]] = [
     (label_files(old_column), r"column patient_id is of MEDS 0\.3 or older"),
     (label_files(null_subject), r"0\.parquet, row 4 \(from 0\), column subject_id: is null"),
     (label_files(label_of_a_stranger), r"1 of 40 labelled subjects have no events in .*, the first is 4711"),
-    (no_outcomes, r"the source gives no outcomes to learn from"),
+    (no_outcomes, r"there are no outcomes to learn from"),
     (one_class, r"has only positive labels"),
     (no_labels, r"labels/task holds no labels"),
     (cut_labels, r"0\.parquet cannot be read as parquet"),

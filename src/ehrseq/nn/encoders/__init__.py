@@ -3,15 +3,28 @@
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.channelwise import ChannelwiseLSTMEncoder
 from ehrseq.nn.encoders.conv import ConvLSTMEncoder
-from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder
+from ehrseq.nn.encoders.gru_d import GRUDEncoder
+from ehrseq.nn.encoders.minimal import MinGRUEncoder, MinLSTMEncoder
+from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
 from ehrseq.nn.encoders.retain import RetainEncoder
+from ehrseq.nn.encoders.t_lstm import TLSTMEncoder
+from ehrseq.nn.encoders.transformer import LSTMTransformerEncoder, TransformerEncoder
+from ehrseq.nn.encoders.xlstm import XLSTMEncoder
 
 __all__ = [
     "ChannelwiseLSTMEncoder",
     "ConvLSTMEncoder",
     "Encoder",
+    "GRUDEncoder",
     "GRUEncoder",
     "LSTMEncoder",
+    "LSTMTransformerEncoder",
+    "MinGRUEncoder",
+    "MinLSTMEncoder",
+    "RNNEncoder",
     "RecurrentEncoder",
     "RetainEncoder",
+    "TLSTMEncoder",
+    "TransformerEncoder",
+    "XLSTMEncoder",
 ]

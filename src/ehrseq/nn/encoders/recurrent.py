@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
 from ehrseq.nn.encoders.base import Encoder
+from ehrseq.nn.encoders.weights import draw_input_weight, draw_recurrent_weight
 from ehrseq.nn.masking import reverse_by_length, step_mask
 
 
 class RecurrentEncoder(Encoder):
-    """What the LSTM and the GRU share: stacking, directions, dropout, initialisation and state dicts.
+    """What the plain net, the LSTM and the GRU share: stacking, directions, dropout, initialisation and state dicts.
 
     In a bidirectional stack each layer reads both directions of the layer below, as in `torch.nn.LSTM`. Weights are
     initialised gate by gate: Glorot uniform from the input (Glorot and Bengio 2010), orthogonal from the state before
@@ -32,12 +33,17 @@ class RecurrentEncoder(Encoder):
         dropout: Dropout probability of each layer's outputs, the last layer's included (Zaremba et al. 2014), so that
             it does something with one layer, too; `torch.nn.LSTM` leaves the last layer out.
         input_dropout: Dropout probability of the embedded steps.
+        residual: Whether each layer from the second on, where sizes agree, adds what it reads to what it gives.
+        layer_norm: Whether to normalise what each layer gives (Ba et al. 2016), before the sum with what it reads.
+        variational_dropout: Dropout probability of what each layer reads with one mask a history, the same at all its
+            steps (Gal and Ghahramani 2016). Their mask of the recurrent state has no place in the fused kernels of
+            torch and cuDNN and is left out.
 
     Raises:
         ConfigError: If an argument is out of range.
     """
 
-    cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
+    cell: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
 
     def __init__(
         self,
@@ -47,6 +53,9 @@ class RecurrentEncoder(Encoder):
         bidirectional: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
+        residual: bool = False,
+        layer_norm: bool = False,
+        variational_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_size = check_count("input_size", input_size)
@@ -57,28 +66,68 @@ class RecurrentEncoder(Encoder):
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
         self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
-        if bidirectional:
-            sizes = [input_size] + [self.output_size] * (num_layers - 1)
-            self.forward_nets = nn.ModuleList(self.cell(size, hidden_size, batch_first=True) for size in sizes)
-            self.backward_nets = nn.ModuleList(self.cell(size, hidden_size, batch_first=True) for size in sizes)
-        else:  # one module for the whole stack: cuDNN then runs its layers side by side
+        self.residual = check_flag("residual", residual)
+        self.layer_norm = check_flag("layer_norm", layer_norm)
+        # Drops channels of (B, C, L): with steps last, one mask a history.
+        self.variational_dropout = nn.Dropout1d(check_probability("variational_dropout", variational_dropout))
+        if self.fused:
             between = float(dropout) if num_layers > 1 else 0.0
             net = self.cell(input_size, hidden_size, num_layers, batch_first=True, dropout=between)
             self.forward_nets = nn.ModuleList([net])
             self.backward_nets = nn.ModuleList()
+        else:
+            sizes = [input_size] + [self.output_size] * (num_layers - 1)
+            self.forward_nets = self._one_net_each(sizes)
+            self.backward_nets = self._one_net_each(sizes if bidirectional else [])
+        self.norms = nn.ModuleList(nn.LayerNorm(self.output_size) for _ in range(num_layers if layer_norm else 0))
         self.reset_parameters()
+
+    def _one_net_each(self, sizes: list[int]) -> nn.ModuleList:
+        """A net of one layer and direction for each size of what it reads."""
+        return nn.ModuleList(self.cell(size, self.hidden_size, batch_first=True) for size in sizes)
+
+    @property
+    def fused(self) -> bool:
+        """Whether nothing happens between layers but dropout, so that one module holds them all.
+
+        cuDNN then runs the layers side by side.
+        """
+        return not (self.bidirectional or self.residual or self.layer_norm or self.variational_dropout.p)
 
     def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""
         x = self.input_dropout(x)
-        if self.bidirectional:
-            for forward_net, backward_net in zip(self.forward_nets, self.backward_nets, strict=True):
-                onward: Tensor = forward_net(x)[0]
-                backward: Tensor = backward_net(reverse_by_length(x, lengths))[0]
-                x = self.dropout(torch.cat([onward, reverse_by_length(backward, lengths)], dim=-1))
-        else:
+        if self.fused:
             x = self.dropout(self.forward_nets[0](x)[0])
+        else:
+            for layer in range(self.num_layers):
+                x = self.finish_layer(layer, x, self._run_layer(layer, x, lengths))
         return x.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+
+    def _run_layer(self, layer: int, x: Tensor, lengths: Tensor) -> Tensor:
+        """The hidden states of one layer, both directions side by side, (B, T, H)."""
+        x = self.variational_dropout(x.mT).mT
+        onward: Tensor = self.forward_nets[layer](x)[0]
+        if not self.bidirectional:
+            return onward
+        backward: Tensor = self.backward_nets[layer](reverse_by_length(x, lengths))[0]
+        return torch.cat([onward, reverse_by_length(backward, lengths)], dim=-1)
+
+    def finish_layer(self, layer: int, x: Tensor, hidden: Tensor) -> Tensor:
+        """What a layer gives to the next: its hidden states normalised, dropped out, added to what it read.
+
+        Args:
+            layer: Its number, from 0.
+            x: What it read, (B, T, D) for the first and (B, T, H) for all others.
+            hidden: Its hidden states, both directions side by side, (B, T, H).
+
+        Returns:
+            (B, T, H).
+        """
+        if self.layer_norm:
+            hidden = self.norms[layer](hidden)
+        hidden = self.dropout(hidden)
+        return x + hidden if self.residual and layer > 0 else hidden
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -86,15 +135,15 @@ class RecurrentEncoder(Encoder):
         for name, parameter in self._torch_parameters():
             if name.startswith("bias"):
                 parameter.zero_()
-                continue
-            for gate in parameter.chunk(parameter.shape[0] // self.hidden_size):
-                if name.startswith("weight_hh"):
-                    nn.init.orthogonal_(gate)
-                else:
-                    nn.init.xavier_uniform_(gate)
+            elif name.startswith("weight_hh"):
+                draw_recurrent_weight(parameter, self.hidden_size)
+            else:
+                draw_input_weight(parameter, self.hidden_size)
 
     def torch_state(self) -> dict[str, Tensor]:
-        """Copy the weights under the names of `torch.nn.LSTM` or `torch.nn.GRU` (`weight_ih_l0_reverse`).
+        """Copy the weights under the names of `torch.nn.RNN`, `LSTM` or `GRU` (`weight_ih_l0_reverse`).
+
+        Those of normalisation have no name there and are left out.
 
         Returns:
             A state dict for the torch module of the same sizes, stacking and directions.
@@ -103,7 +152,7 @@ class RecurrentEncoder(Encoder):
 
     @torch.no_grad()
     def load_torch_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a `torch.nn.LSTM` or `torch.nn.GRU` of the same sizes.
+        """Take over the weights of a `torch.nn.RNN`, `LSTM` or `GRU` of the same sizes.
 
         Args:
             state_dict: What `state_dict()` of the torch module gives.
@@ -124,13 +173,25 @@ class RecurrentEncoder(Encoder):
 
     def _torch_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The weights with their names in `torch.nn.LSTM`, in its order."""
-        if not self.bidirectional:
+        if self.fused:
             yield from self.forward_nets[0].named_parameters()
             return
-        for layer, nets in enumerate(zip(self.forward_nets, self.backward_nets, strict=True)):
-            for net, suffix in zip(nets, ("", "_reverse"), strict=True):
-                for name, parameter in net.named_parameters():
+        directions = [("", self.forward_nets), ("_reverse", self.backward_nets)]
+        for layer in range(self.num_layers):
+            for suffix, nets in directions[: 1 + self.bidirectional]:
+                for name, parameter in nets[layer].named_parameters():
                     yield name.replace("_l0", f"_l{layer}{suffix}"), parameter
+
+
+class RNNEncoder(RecurrentEncoder):
+    """Plain recurrent net (Elman 1990), see `RecurrentEncoder` for arguments.
+
+    h_t = tanh(W x_t + U h_{t-1} + b).
+
+    Without gates it forgets within few steps: a baseline that shows what the gates are for.
+    """
+
+    cell = nn.RNN
 
 
 class LSTMEncoder(RecurrentEncoder):
