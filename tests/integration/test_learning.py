@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings
 from ehrseq.data import HistoryDataset, represent
-from ehrseq.errors import TrainingError
+from ehrseq.errors import RunError, TrainingError
 from ehrseq.files import read_json
 from ehrseq.store import Store
 from ehrseq.training import inference
@@ -21,6 +22,7 @@ from ehrseq.workflows import experiment, prepare
 from ehrseq.workflows.build import build_model
 from ehrseq.workflows.learn import learn
 from ehrseq.workflows.runs import open_run
+from ehrseq.workflows.scorers import NetworkScorer
 
 
 def settings_for(folder: Path, *words: str) -> Settings:
@@ -138,3 +140,24 @@ def test_schedule_against_its_definition() -> None:
     assert [factor(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert [factor(step) for step in (10, 35, 60, 110)] == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, 0], abs=1e-9)
     assert cosine_with_warmup(110, 10, decay=False)(90) == 1.0
+
+
+def test_an_ensemble_averages_its_members_and_the_first_is_the_one_trained_alone(tmp_path: Path) -> None:
+    words = ["source.n_subjects=300", "trainer.max_epochs=2", "explain=none", "tracking=none", "evaluate.replicates=0"]
+    words += [f"paths.data={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"]
+    alone, together = (load_settings([*words, f"members={members}"]) for members in (1, 3))
+    runs = [open_run(experiment.run(settings).folder) for settings in (alone, together)]
+    store = prepare.run(alone).open()
+    samples = store.samples("held_out")
+    scored = [run.scorer().score(store, samples, alone) for run in runs]
+    members = [runs[1].model(number) for number in range(3)]
+    own = [NetworkScorer(model, alone.representation, "last").score(store, samples, alone) for model in members]
+    np.testing.assert_allclose(own[0], scored[0], atol=1e-12)
+    np.testing.assert_allclose(np.mean(own, axis=0), scored[1], atol=1e-12)
+    assert np.abs(own[0] - own[1]).max() > 1e-3
+    table = pl.read_parquet(runs[1].folder / "evaluate" / "predictions.parquet")
+    np.testing.assert_allclose(table["probability"], scored[1][:, 0], atol=1e-12)
+    weights = runs[1].folder / "train" / "member_2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match=r"member_2/model\.safetensors is not what the training wrote"):
+        open_run(runs[1].folder)

@@ -254,6 +254,7 @@ class Settings(Section):
     trainer: Trainer
     tracking: Tracking
     seed: NonNegativeInt
+    members: PositiveInt
     split: Split
     preprocess: Preprocess
     engine: Engine

@@ -11,7 +11,7 @@ from ehrseq.metrics import HEADLINE, evaluate_predictions
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
-from ehrseq.workflows.learn import learn_model
+from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import Prepared
 from ehrseq.workflows.runs import AUDIT, train_key
 
@@ -42,7 +42,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
     with atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
-        learned = learn_model(settings, store, staging / "checkpoints", lambda *_: None, say)
+        learned = learn_members(settings, store, staging / "checkpoints", lambda *_: None, say)
         samples = store.samples(settings.evaluate.split)
         prediction = learned.scorer.score(store, samples, settings)
         target = prepared.target()

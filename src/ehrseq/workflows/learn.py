@@ -9,7 +9,7 @@ from ehrseq.config.schema import Settings, Trees
 from ehrseq.config.targets import read_target
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
-from ehrseq.workflows.scorers import NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 IMPORTANCE = "importance.csv"
+_SEEDS_APART = 1000  # between members, so that neighbouring seeds share none
 _REPORTED = 10  # trees between two entries of the history
 
 
@@ -38,6 +39,48 @@ class Learned:
     epoch: int
     epochs: int
     score: float
+
+
+def learn_members(
+    settings: Settings,
+    store: Store,
+    folder: Path,
+    sink: "MetricSink",
+    report: Callable[[str], None] | None = None,
+) -> Learned:
+    """Train `settings.members` models that differ by their seeds; the first is the one that would be trained alone.
+
+    Args:
+        settings: What and how.
+        store: The data.
+        folder: Where the checkpoints go.
+        sink: Receives the figures of the first member.
+        report: Prints lines on the way.
+    """
+    if settings.members == 1:
+        return learn_model(settings, store, folder, sink, report)
+    members = []
+    for number in range(settings.members):
+        own = settings.model_copy(update={"seed": settings.seed + number * _SEEDS_APART})
+        if report:
+            report(f"train: member {number + 1} of {settings.members}")
+        place = member_folder(folder, number)
+        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report))
+
+    def write(target: Path) -> None:
+        for number, member in enumerate(members):
+            place = member_folder(target, number)
+            place.mkdir(exist_ok=True)
+            member.write(place)
+
+    scorer = EnsembleScorer(tuple(member.scorer for member in members))
+    score = sum(member.score for member in members) / len(members)
+    return Learned(scorer, write, members[0].epoch, sum(member.epochs for member in members), score)
+
+
+def member_folder(folder: Path, number: int) -> Path:
+    """Where a member's weights are, in the folder of its run; number 0 is the first."""
+    return folder if number == 0 else folder / f"member_{number + 1}"
 
 
 def learn_model(

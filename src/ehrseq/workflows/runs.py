@@ -15,9 +15,9 @@ from ehrseq.files import digest_file, digest_json, read_json, read_manifest
 from ehrseq.preprocess import Preprocessor
 from ehrseq.tracking import describe_run_id
 from ehrseq.workflows.build import build_booster, build_model
-from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS
+from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.scorers import NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -43,7 +43,8 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
         plain = [part.plain() for part in parts]
         plain[4].pop("progress")
         plain.append({"outputs": settings.outputs})
-    return {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
+    key = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
+    return key | ({"members": settings.members} if settings.members > 1 else {})
 
 
 def run_folder(settings: Settings, prepared: Prepared) -> Path:
@@ -62,7 +63,7 @@ class TrainedRun:
         folder: The run folder.
         settings: What it was trained with.
         key: The key in its manifest.
-        weights_digest: Digest of the weights.
+        weights_digest: Digest of the weights, of all members.
     """
 
     folder: Path
@@ -79,15 +80,19 @@ class TrainedRun:
         return read_target(read_json(self.folder / TRAIN / TARGET))
 
     def scorer(self) -> Scorer:
-        """The network or the trees, ready to score histories."""
+        """The network or the trees, or all members of an ensemble, ready to score histories."""
+        members = tuple(self._member(number) for number in range(self.settings.members))
+        return members[0] if len(members) == 1 else EnsembleScorer(members)
+
+    def _member(self, number: int) -> Scorer:
         if isinstance(self.settings.model, Trees):
             booster = build_booster(self.settings.model, self.target())
-            booster.load(self.folder / TRAIN)
+            booster.load(member_folder(self.folder / TRAIN, number))
             return TreesScorer(booster, self.settings.model.summary)
-        return NetworkScorer(self.model(), self.settings.representation, self.settings.outputs)
+        return NetworkScorer(self.model(number), self.settings.representation, self.settings.outputs)
 
-    def model(self) -> "SequenceModel":
-        """The network with its best weights.
+    def model(self, member: int = 0) -> "SequenceModel":
+        """The network with its best weights; of an ensemble, one member.
 
         Raises:
             RunError: If this is a run of trees.
@@ -107,7 +112,7 @@ class TrainedRun:
             self.settings.representation.inputs_of(len(preprocessor.codes)),
             len(preprocessor.static_features),
         )
-        model.load_state_dict(load_file(self.folder / TRAIN / WEIGHTS))
+        model.load_state_dict(load_file(member_folder(self.folder / TRAIN, member) / WEIGHTS))
         return model.eval()
 
 
@@ -123,11 +128,15 @@ def open_run(folder: Path) -> TrainedRun:
     manifest = read_manifest(folder / TRAIN)
     if manifest is None:
         raise RunError(f"{folder} is not a run folder with a finished training (no {TRAIN}/manifest.json)")
-    weights = folder / TRAIN / (TREES if TREES in manifest["files"] else WEIGHTS)
-    digest = digest_file(weights) if weights.is_file() else "missing"
-    if digest != manifest["files"].get(weights.name):
-        raise RunError(f"{weights} is not what the training wrote (digest {digest[:16]}); train again")
-    return TrainedRun(folder, read_settings(folder / TRAIN / CONFIG), manifest["key"], digest)
+    settings = read_settings(folder / TRAIN / CONFIG)
+    digests = []
+    for number in range(settings.members):
+        weights = member_folder(folder / TRAIN, number) / (TREES if isinstance(settings.model, Trees) else WEIGHTS)
+        digests.append(digest_file(weights) if weights.is_file() else "missing")
+        if digests[-1] != manifest["files"].get(weights.relative_to(folder / TRAIN).as_posix()):
+            raise RunError(f"{weights} is not what the training wrote (digest {digests[-1][:16]}); train again")
+    digest = digests[0] if len(digests) == 1 else digest_json(digests)
+    return TrainedRun(folder, settings, manifest["key"], digest)
 
 
 def find_run(reference: str, settings: Settings) -> TrainedRun:

@@ -50,6 +50,19 @@ class NetworkScorer:
 
 
 @dataclass(frozen=True)
+class EnsembleScorer:
+    """Several scorers, whose predictions are averaged (Lakshminarayanan et al. 2017)."""
+
+    members: tuple[Scorer, ...]
+
+    def score(self, store: Store, samples: NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+        """The mean of the members' predictions, (M, P); see `Scorer`."""
+        total = sum(member.score(store, samples, settings) for member in self.members)
+        mean: NDArray[np.float64] = np.asarray(total) / len(self.members)
+        return mean
+
+
+@dataclass(frozen=True)
 class TreesScorer:
     """Trees, and what they read."""
 

@@ -71,8 +71,9 @@ def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -
     """The model, its settings and environment, and the data report."""
     folder = trained.folder / TRAIN
     # Everything `ehrseq predict run=<MLflow run id>` needs; checkpoints stay in the run folder.
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    tracker.artifacts({f"{TRAIN}/{path.name}": path for path in files} | {f"data/{REPORT}": prepared.store / REPORT})
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "checkpoints" not in path.parts]
+    named = {f"{TRAIN}/{path.relative_to(folder).as_posix()}": path for path in files}
+    tracker.artifacts(named | {f"data/{REPORT}": prepared.store / REPORT})
     git = read_json(folder / ENVIRONMENT)["git"]
     tags = {"ehrseq.weights_digest": trained.weights_digest[:16]}
     if git:

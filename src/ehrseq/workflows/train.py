@@ -11,7 +11,7 @@ from ehrseq.files import atomic_folder, is_current, write_json, write_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
-from ehrseq.workflows.learn import learn_model
+from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
@@ -50,7 +50,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
 
     with atomic_folder(folder / TRAIN) as staging:
-        learned = learn_model(settings, prepared.open(), staging / "checkpoints", sink, say)
+        learned = learn_members(settings, prepared.open(), staging / "checkpoints", sink, say)
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, prepared.target().plain())
