@@ -23,8 +23,8 @@ from ehrseq.workflows.console import progress
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Starting a process and importing what it needs takes about as long as this many events.
-_WORTH_A_PROCESS = 5_000_000
+# Starting processes and importing what they need pays off from about this many events each; threads start at once.
+_WORTH_A_PROCESS = 15_000_000
 _WORTH_A_THREAD = 300_000
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3

@@ -1,0 +1,107 @@
+"""Every model on PhysioNet 2012, set A: five folds, the same for all, several seeds, default settings.
+
+    python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--archive FILE] [--work FOLDER]
+
+Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
+bootstrap of stays; `ensemble` averages the probabilities of all seeds first. What is trained already in the work folder
+is not trained again, so that an interrupted benchmark goes on.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.config.load import load_settings
+from ehrseq.metrics import Estimate, evaluate_binary, precision_recall_curve
+from ehrseq.workflows import prepare
+from ehrseq.workflows.runs import run_folder
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "physionet2012.json"
+FOLDS = 5
+MODELS = (
+    "lstm,gru,rnn,attention_lstm,gru_d,t_lstm,retain,channelwise_lstm,conv_lstm,lstm_transformer,min_lstm,min_gru,"
+    "xlstm,transformer,gbm"
+)
+
+
+def train(model: str, seed: int, fold: int, archive: Path, work: Path) -> Path:
+    """Train one fold with the command that anybody would use; returns the run folder."""
+    words = ["source=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}", "explain=none"]
+    words += [f"split.folds={FOLDS}", f"split.fold={fold}", "tracking=none", "evaluate.replicates=0"]
+    words += [f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"]
+    settings = load_settings(words)
+    folder = run_folder(settings, prepare.run(settings))
+    if not (folder / "evaluate" / "manifest.json").is_file():
+        subprocess.run([sys.executable, "-m", "ehrseq.cli", "train", *words], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
+    """The Challenge's first score: min(sensitivity, positive predictive value) at the best threshold."""
+    curve = precision_recall_curve(label, probability)
+    return float(np.minimum(curve.x, curve.y).max())
+
+
+def figures(label: NDArray[Any], probability: NDArray[Any], subject: NDArray[Any]) -> dict[str, Any]:
+    """Metrics with intervals."""
+    found: dict[str, Estimate] = evaluate_binary(label, probability, subject)
+    named = {name: [found[name].value, found[name].ci_low, found[name].ci_high] for name in ("auroc", "auprc", "brier")}
+    return {**named, "min_se_ppv": challenge_score(label, probability)}
+
+
+def measure(model: str, seeds: list[int], archive: Path, work: Path) -> dict[str, Any]:
+    """One model over all folds and seeds."""
+    tables, epochs = [], []
+    for seed in seeds:
+        parts = []
+        for fold in range(FOLDS):
+            folder = train(model, seed, fold, archive, work)
+            parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
+            history = folder / "train" / "history.csv"
+            epochs.append(pl.read_csv(history).height)
+        tables.append(pl.concat(parts).sort("subject_id"))
+        print(model, seed, figures(*_columns(tables[-1])), flush=True)
+    label, _, subject = _columns(tables[0])
+    each = [figures(*_columns(table)) for table in tables]
+    mean = np.mean([table["probability"].to_numpy() for table in tables], axis=0)
+    return {
+        "seeds": each,
+        "auroc_mean": float(np.mean([one["auroc"][0] for one in each])),
+        "auroc_sd": float(np.std([one["auroc"][0] for one in each])),
+        "auprc_mean": float(np.mean([one["auprc"][0] for one in each])),
+        "ensemble": figures(label, mean, subject),
+        "epochs_mean": float(np.mean(epochs)),
+    }
+
+
+def _columns(table: pl.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return table["label"].to_numpy(), table["probability"].to_numpy(), table["subject_id"].to_numpy()
+
+
+def main() -> None:
+    """Run, print, keep the figures of every model that is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--archive", type=Path, default=data / "physionet2012" / "set-a.tar.gz")
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2012")
+    options = parser.parse_args()
+    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    for model in options.models.split(","):
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        result[model] = measure(model, seeds, options.archive.resolve(), options.work.resolve())
+        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
