@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests that run side by side have a core each; more threads would only be in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).parent.parent
 EHRSEQ = Path(sys.executable).parent / "ehrseq"
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
