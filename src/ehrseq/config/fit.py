@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from ehrseq.config.targets import WATCHED
+
 if TYPE_CHECKING:
     from ehrseq.config.schema import Model, Settings, Trees
-
-from ehrseq.config.targets import WATCHED
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")

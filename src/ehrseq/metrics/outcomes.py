@@ -15,6 +15,7 @@ from ehrseq.config.targets import (
     SurvivalTarget,
     Target,
 )
+from ehrseq.metrics.binary import auroc, average_precision
 from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, evaluate_binary
 from ehrseq.metrics.survival import brier_columns, concordance
 
@@ -87,11 +88,10 @@ def _macro(
     for column, name in enumerate(names):
         known = ~np.isnan(truth[:, column])
         label, probability = truth[known, column], prediction[known, column]
-        own = evaluate_binary(label, probability, subject[known], replicates=0)
+        own = {"auroc": auroc(label, probability), "auprc": average_precision(label, probability)}
         table = bootstrap(label, probability, subject[known], replicates, seed) if replicates and known.any() else {}
         for metric, values in points.items():
-            point = own[metric].value
-            values.append(float("nan") if point is None else point)
+            values.append(own[metric])
             drawn[metric].append(table.get(metric, np.full(replicates, np.nan)))
             result[f"{metric}_{name}"] = estimate(values[-1], table.get(metric), level)
     macro = {}

@@ -71,6 +71,20 @@ class Groups:
             yield number, self.order[begin : begin + count]
 
 
+def count_kept(keep: NDArray[np.bool_], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many rows of each stretch stay, (U,).
+
+    Args:
+        keep: (E,) which stay.
+        count: (U,) rows of each stretch, one after the other.
+    """
+    left = np.zeros(len(keep) + 1, np.int64)
+    np.cumsum(keep, out=left[1:])
+    end = np.cumsum(count)
+    kept: NDArray[np.int64] = left[end] - left[end - count]
+    return kept
+
+
 def _begins(sorted_: NDArray[Any]) -> NDArray[np.int64]:
     """Where a new value begins."""
     changes = np.flatnonzero(sorted_[1:] != sorted_[:-1]) + 1

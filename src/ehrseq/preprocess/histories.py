@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ehrseq.meds import schema
 from ehrseq.meds.read import NO_TIME, Chunk, Shard
+from ehrseq.preprocess.groups import count_kept
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,7 @@ def histories(chunks: Iterator[Chunk], subjects: Subjects) -> Iterator[History]:
         if not labelled.all():
             keep &= np.repeat(labelled, count)
         if not keep.all():
-            left = np.zeros(len(keep) + 1, np.int64)
-            np.cumsum(keep, out=left[1:])
-            count = np.diff(left[chunk.begin])
+            count = count_kept(keep, count)
             kept = np.flatnonzero(keep)
             time, code, value = time.take(kept), code.take(kept), value.take(kept)
         yield History(chunk.subject[labelled], count[labelled], time, time == NO_TIME, code, value, chunk.codes)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ehrseq.files import write_json
 from ehrseq.preprocess.fitted import Preprocessor
+from ehrseq.preprocess.groups import count_kept
 from ehrseq.preprocess.histories import History, HistoryReader
 from ehrseq.store.format import pack_events, take_events
 from ehrseq.store.writer import PartWriter
@@ -89,15 +90,12 @@ class _Tensoriser:
         ):
             self._count(name, history.code[rows], history.static[rows])
         statics = fixed[keep[fixed]]
-        subject = np.repeat(np.arange(len(history.subject)), history.count)
-        static = self._statics(subject[statics], entry[statics], value[statics], len(history.subject))
+        static = self._statics(history.row[statics], entry[statics], value[statics], len(history.subject))
         keep[fixed] = False
         count, time = history.count, history.time
         event = pack_events(time, entry, value)
         if not keep.all():
-            left = np.append(0, np.cumsum(keep))
-            end = np.cumsum(count)
-            count = left[end] - left[end - count]
+            count = count_kept(keep, count)
             kept = np.flatnonzero(keep)  # a take by position is several times as fast as one by flags
             event, time = take_events(event, kept), time.take(kept)
         writer.append(history.subject, count, static, event=event, timepoint=_timepoints(count, time))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.schema import Settings
+from ehrseq.config.targets import read_target
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
 from ehrseq.metrics import HEADLINE, evaluate_predictions
 from ehrseq.tracking import RunTracker
@@ -45,7 +46,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         learned = learn_members(settings, store, staging / "checkpoints", lambda *_: None, say)
         samples = store.samples(settings.evaluate.split)
         prediction = learned.scorer.score(store, samples, settings)
-        target = prepared.target()
+        target = read_target(store.meta["target"])
         headline = HEADLINE[target.kind]
         estimates = evaluate_predictions(
             target,

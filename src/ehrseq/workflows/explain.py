@@ -60,10 +60,11 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         cohort = cohort_attention(table, width)
         cohort.write_csv(staging / COHORT)
         draw_heat_map(cohort, width, staging / HEAT_MAP)
+        target = trained.target()
         chosen = choose_histories(table, store, settings.explain.timelines)
         for number, sample in enumerate(chosen, start=1):
             rows = table.filter(table["sample"] == sample)
-            outcome = describe_outcome(trained.target(), store.arrays.sample_label[sample])
+            outcome = describe_outcome(target, store.arrays.sample_label[sample])
             title = f"History {number} of {len(chosen)}: predicted risk {rows['risk'][0]:.2f}, outcome {outcome}"
             draw_timeline(store, rows, title, representation.bin_hours, staging / f"timeline_{number:02d}.png")
         write_manifest(staging, EXPLAIN, key, histories=dataset.samples.size)

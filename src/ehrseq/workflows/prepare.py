@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
-from ehrseq.config.targets import Target, read_target
+from ehrseq.config.targets import Target
 from ehrseq.errors import DataError, EhrseqError
 from ehrseq.files import (
     atomic_folder,
@@ -59,10 +59,6 @@ class Prepared:
     def open(self) -> Store:
         """Map the store."""
         return open_store(self.store)
-
-    def target(self) -> Target:
-        """What is predicted, with the classes or labels that were found."""
-        return read_target(self.open().meta["target"])
 
     def preprocessor(self) -> Preprocessor:
         """The fitted preprocessing."""

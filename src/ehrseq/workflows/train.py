@@ -49,11 +49,12 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         # Seconds are for the eye; what is written must be the same in every repetition.
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
 
+    store = prepared.open()
     with atomic_folder(folder / TRAIN) as staging:
-        learned = learn_members(settings, prepared.open(), staging / "checkpoints", sink, say)
+        learned = learn_members(settings, store, staging / "checkpoints", sink, say)
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
-        write_json(staging / TARGET, prepared.target().plain())
+        write_json(staging / TARGET, store.meta["target"])
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
