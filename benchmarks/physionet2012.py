@@ -3,15 +3,15 @@
     python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--archive FILE] [--work FOLDER]
 
 Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
-bootstrap of stays; `ensemble` averages the probabilities of all seeds first. What is trained already in the work folder
-is not trained again, so that an interrupted benchmark goes on.
+bootstrap of stays; `ensemble` averages the probabilities of all seeds first. Every model's own file lies in the work
+folder, as do the runs: what is trained already is not trained again, so that an interrupted benchmark goes on, and
+several processes may each take some of the models. The result holds all models that are done.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,29 @@ from numpy.typing import NDArray
 
 from ehrseq.config.load import load_settings
 from ehrseq.metrics import Estimate, evaluate_binary, precision_recall_curve
-from ehrseq.workflows import prepare
+from ehrseq.workflows import experiment, prepare
 from ehrseq.workflows.runs import run_folder
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "physionet2012.json"
 FOLDS = 5
 MODELS = (
-    "lstm,gru,rnn,attention_lstm,gru_d,t_lstm,retain,channelwise_lstm,conv_lstm,lstm_transformer,min_lstm,min_gru,"
-    "xlstm,transformer,gbm"
+    "lstm,gru,gbm,gru_d,min_lstm,min_gru,attention_lstm,rnn,t_lstm,retain,conv_lstm,transformer,lstm_transformer,"
+    "channelwise_lstm,xlstm"
 )
 
 
-def train(model: str, seed: int, fold: int, archive: Path, work: Path) -> Path:
-    """Train one fold with the command that anybody would use; returns the run folder."""
-    words = ["source=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}", "explain=none"]
-    words += [f"split.folds={FOLDS}", f"split.fold={fold}", "tracking=none", "evaluate.replicates=0"]
-    words += [f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"]
-    settings = load_settings(words)
+def train(words: list[str], work: Path) -> tuple[Path, float | None]:
+    """What `ehrseq train` does with these words, in this process; returns the run folder and the seconds it took."""
+    common = ["explain=none", "tracking=none", "evaluate.replicates=0"]
+    settings = load_settings([*words, *common, f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"])
     folder = run_folder(settings, prepare.run(settings))
+    seconds = folder / "seconds.json"
     if not (folder / "evaluate" / "manifest.json").is_file():
-        subprocess.run([sys.executable, "-m", "ehrseq.cli", "train", *words], check=True, stdout=subprocess.DEVNULL)
-    return folder
+        start = time.perf_counter()
+        experiment.run(settings)
+        seconds.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
+    return folder, json.loads(seconds.read_text()) if seconds.is_file() else None
 
 
 def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
@@ -60,14 +61,15 @@ def figures(label: NDArray[Any], probability: NDArray[Any], subject: NDArray[Any
 
 def measure(model: str, seeds: list[int], archive: Path, work: Path) -> dict[str, Any]:
     """One model over all folds and seeds."""
-    tables, epochs = [], []
+    tables, epochs, seconds = [], [], []
     for seed in seeds:
         parts = []
         for fold in range(FOLDS):
-            folder = train(model, seed, fold, archive, work)
+            words = ["source=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}"]
+            folder, took = train([*words, f"split.folds={FOLDS}", f"split.fold={fold}"], work)
             parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
-            history = folder / "train" / "history.csv"
-            epochs.append(pl.read_csv(history).height)
+            epochs.append(pl.read_csv(folder / "train" / "history.csv").height)
+            seconds += [] if took is None else [took]
         tables.append(pl.concat(parts).sort("subject_id"))
         print(model, seed, figures(*_columns(tables[-1])), flush=True)
     label, _, subject = _columns(tables[0])
@@ -80,6 +82,7 @@ def measure(model: str, seeds: list[int], archive: Path, work: Path) -> dict[str
         "auprc_mean": float(np.mean([one["auprc"][0] for one in each])),
         "ensemble": figures(label, mean, subject),
         "epochs_mean": float(np.mean(epochs)),
+        "seconds_median": float(np.median(seconds)) if seconds else None,
     }
 
 
@@ -96,11 +99,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2012")
     options = parser.parse_args()
-    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
     for model in options.models.split(","):
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        result[model] = measure(model, seeds, options.archive.resolve(), options.work.resolve())
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        result = measure(model, seeds, options.archive.resolve(), work)
+        (work / f"{model}.json").write_text(json.dumps(result), encoding="utf-8")
+        done = {name: work / f"{name}.json" for name in MODELS.split(",") if (work / f"{name}.json").is_file()}
+        together = {name: json.loads(path.read_text()) for name, path in done.items()}
+        RESULT.write_text(json.dumps(together, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

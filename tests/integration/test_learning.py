@@ -105,7 +105,7 @@ def test_one_batch_can_be_overfitted(small: tuple[Settings, Store], tmp_path: Pa
     few = store.samples("train")[:16]
     split[few] = 0
     arrays = replace(store.arrays, sample_split=np.where(store.arrays.sample_split == 1, 1, split).astype(np.int8))
-    words = ["trainer.max_epochs=150", "trainer.patience=null", "optim.weight_averaging=null", "model.shortcut=null"]
+    words = ["trainer.max_epochs=150", "trainer.patience=null", "optim.weight_averaging=null", "model.summary=null"]
     words += ["model.embedding.input_dropout=0", "model.head.dropout=0", "optim.schedule=constant"]
     losses: list[float] = []
     settings = settings_for(tmp_path, "source.n_subjects=600", *words, "optim.optimizer.lr=0.01")

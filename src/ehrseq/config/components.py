@@ -165,7 +165,7 @@ class GridEmbedding(Component):
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
     statics: Literal["steps", "none"] = "steps"
-    features: tuple[Literal["value", "observed", "seen", "hours_since"], ...] = (
+    features: tuple[Literal["value", "pieces", "observed", "seen", "hours_since"], ...] = (
         "value",
         "observed",
         "seen",
@@ -363,12 +363,24 @@ class Head(Component):
     dropout: Probability = 0.0
 
 
-class SummaryShortcut(Component):
-    """Arguments of the shortcut that are not counted from the data."""
+class SummaryNetwork(Component):
+    """Arguments of the summary network that are not counted from the data."""
 
-    hidden_size: PositiveInt = 32
+    grid_only: ClassVar[bool] = True
+
+    hidden_size: PositiveInt = 64
+    members: PositiveInt = 16
+    windows: tuple[PositiveInt, ...] = (6, 12, 24)
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
+
+
+class NextValues(Component):
+    """Arguments of the forecast of the next values that are not counted from the data."""
+
+    grid_only: ClassVar[bool] = True
+
+    weight: PositiveFloat = 1.0
 
 
 class GradientBoosting(Component):
@@ -428,7 +440,8 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.nn.AttentionPooling": AttentionPooling,
     "ehrseq.nn.Head": Head,
     "ehrseq.nn.MultiHeadAttentionPooling": MultiHeadAttentionPooling,
-    "ehrseq.nn.SummaryShortcut": SummaryShortcut,
+    "ehrseq.nn.SummaryNetwork": SummaryNetwork,
+    "ehrseq.nn.NextValues": NextValues,
     "ehrseq.baselines.GradientBoosting": GradientBoosting,
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": Adam,

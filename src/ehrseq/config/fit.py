@@ -61,8 +61,9 @@ def _loss(settings: "Settings") -> str | None:
 
 def _representation(settings: "Settings", model: "Model") -> str | None:
     name = settings.representation.name
-    for key, part in (("embedding", model.embedding), ("encoder", model.encoder)):
-        if part.grid_only and name != "grid":
+    blocks = ("embedding", "encoder", "summary", "next_values")
+    for key, part in [(key, getattr(model, key)) for key in blocks]:
+        if part is not None and part.grid_only and name != "grid":
             short = part.target.rpartition(".")[2]
             return f"representation={name}: model.{key} {short} reads representation=grid only"
     return None

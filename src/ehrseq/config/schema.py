@@ -127,7 +127,8 @@ class Model(Section):
     encoder: AnyComponent
     pooling: AnyComponent
     head: AnyComponent
-    shortcut: AnyComponent | None
+    summary: AnyComponent | None
+    next_values: AnyComponent | None
 
 
 class SummaryConfig(Section):

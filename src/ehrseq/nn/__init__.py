@@ -24,6 +24,7 @@ from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
+from ehrseq.nn.next_values import NextValues
 from ehrseq.nn.objectives import Objective, make_objective
 from ehrseq.nn.pooling import (
     AttentionPooling,
@@ -35,7 +36,7 @@ from ehrseq.nn.pooling import (
     Pooling,
     SumPooling,
 )
-from ehrseq.nn.shortcut import SummaryShortcut
+from ehrseq.nn.summary import SummaryNetwork
 
 __all__ = [
     "AttentionPooling",
@@ -59,6 +60,7 @@ __all__ = [
     "MinGRUEncoder",
     "MinLSTMEncoder",
     "MultiHeadAttentionPooling",
+    "NextValues",
     "Objective",
     "Pooled",
     "Pooling",
@@ -69,7 +71,7 @@ __all__ = [
     "SequenceInputs",
     "SequenceModel",
     "SumPooling",
-    "SummaryShortcut",
+    "SummaryNetwork",
     "TLSTMEncoder",
     "TimepointEmbedding",
     "TransformerEncoder",

@@ -31,7 +31,7 @@ def contributions(model: SequenceModel, inputs: SequenceInputs) -> Contributions
     earlier steps.
 
     Args:
-        model: A net with `SumPooling`, a linear head and no shortcut.
+        model: A net with `SumPooling`, a linear head and no summary network.
         inputs: B histories.
 
     Returns:
@@ -45,8 +45,8 @@ def contributions(model: SequenceModel, inputs: SequenceInputs) -> Contributions
         raise ConfigError(f"pooling is {type(model.pooling).__name__}; exact contributions need SumPooling")
     if linear is None:
         raise ConfigError("head.hidden_size is set; exact contributions need a linear head")
-    if model.shortcut is not None:
-        raise ConfigError("shortcut is set; exact contributions need all of the output to come from the steps")
+    if model.summary is not None:
+        raise ConfigError("summary is set; exact contributions need all of the output to come from the steps")
     hidden = model(inputs).hidden
     weight = linear.weight.T.to(hidden.dtype)
     statics = hidden.new_zeros(len(hidden), model.head.outputs)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
 from ehrseq.nn.elapsed import elapsed_hours
+from ehrseq.nn.pieces import KNOTS, pieces
 
-FEATURES = ("value", "observed", "seen", "hours_since")
+FEATURES = ("value", "pieces", "observed", "seen", "hours_since")
 # A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
 HOURS_UNIT = 24.0
 HOURS_LIMIT = 720.0
@@ -66,8 +67,8 @@ class GridEmbedding(Embedding):
         input_dropout: Dropout probability of the concatenation, before it is projected.
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
-        features: Which of "value", "observed", "seen" (observed in any step so far) and "hours_since" the net sees;
-            always concatenated in this order.
+        features: Which of "value", "pieces" (of the value, see `pieces`; 0 until it is seen), "observed", "seen"
+            (observed in any step so far) and "hours_since" the net sees; always concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -83,14 +84,15 @@ class GridEmbedding(Embedding):
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         statics: Literal["steps", "none"] = "steps",
-        features: Sequence[str] = FEATURES,
+        features: Sequence[str] = ("value", "observed", "seen", "hours_since"),
     ) -> None:
         super().__init__()
         self.num_features = check_count("num_features", num_features)
         self.num_statics = check_count("num_statics", num_statics, least=0)
         self.with_statics = check_choice("statics", statics, ("steps", "none")) == "steps" and num_statics > 0
         self.features = _check_features(features)
-        self.input_size = num_features * len(self.features) + (num_statics if self.with_statics else 0)
+        width = len(self.features) + (len(KNOTS) - 2 if "pieces" in self.features else 0)
+        self.input_size = num_features * width + (num_statics if self.with_statics else 0)
         self.linear: nn.Linear | None = None
         if projection is not None:
             self.linear = nn.Linear(self.input_size, check_count("projection", projection))
@@ -117,12 +119,16 @@ class GridEmbedding(Embedding):
             Embedded steps, (B, T, D).
         """
         parts = []
+        observed = observed.to(values.dtype)
+        seen = observed.cummax(dim=1).values
         if "value" in self.features:
             parts.append(values)
+        if "pieces" in self.features:
+            parts.append(pieces(values) * seen.repeat_interleave(len(KNOTS) - 1, dim=-1))
         if "observed" in self.features:
-            parts.append(observed.to(values.dtype))
+            parts.append(observed)
         if "seen" in self.features:
-            parts.append(observed.to(values.dtype).cummax(dim=1).values)
+            parts.append(seen)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
         if self.with_statics:

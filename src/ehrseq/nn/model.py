@@ -1,20 +1,22 @@
-"""The whole net: embedding, encoder, pooling and head in a row."""
+"""The whole net: embedding, encoder, pooling and head in a row, and what stands beside them."""
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import Head
+from ehrseq.nn.next_values import NextValues
 from ehrseq.nn.objectives import Objective
 from ehrseq.nn.pooling import Pooling
-from ehrseq.nn.shortcut import SummaryShortcut
+from ehrseq.nn.summary import SummaryNetwork
 
 
 class SequenceInputs(Protocol):
-    """What every batch has to offer, beside what the embedding and the shortcut read."""
+    """What every batch has to offer, beside what the blocks read."""
 
     @property
     def statics(self) -> Tensor:
@@ -29,7 +31,8 @@ class Prediction(NamedTuple):
     """What the net says about each history.
 
     Attributes:
-        output: What the objective makes predictions of, (B, O).
+        output: What the objective makes predictions of, (B, M, O), or (B, T, M, O) at each step: M opinions, each
+            learned by itself; `SequenceModel.predict` averages what they predict. M is 1 without a summary network.
         attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T): the pooling's; where it gives
             none, the encoder's own; None where that gives none either.
         hidden: Hidden states, exactly 0 on padding, (B, T, H).
@@ -49,7 +52,9 @@ class SequenceModel(nn.Module):
         pooling: Hidden states to vectors, (B, H'), and weights, (B, T).
         head: Vectors to outputs, (B, O).
         objective: Outputs to loss and predictions.
-        shortcut: Inputs to outputs that are added, (B, O); none by default.
+        summary: Inputs to outputs, (B, K, O), which learn by themselves and count as much as the recurrent net's; none
+            by default.
+        next_values: What hidden states learn beside the outcome; none by default.
 
     Raises:
         ConfigError: If the blocks do not fit each other.
@@ -62,7 +67,8 @@ class SequenceModel(nn.Module):
         pooling: Pooling,
         head: Head,
         objective: Objective,
-        shortcut: SummaryShortcut | None = None,
+        summary: SummaryNetwork | None = None,
+        next_values: NextValues | None = None,
     ) -> None:
         super().__init__()
         _check_fit("encoder.input_size", encoder.input_size, embedding.output_size)
@@ -70,12 +76,17 @@ class SequenceModel(nn.Module):
         _check_fit("pooling.bidirectional", pooling.bidirectional, encoder.bidirectional)
         _check_fit("head.input_size", head.input_size, pooling.output_size)
         _check_fit("head.outputs", head.outputs, objective.outputs)
+        if summary is not None:
+            _check_fit("summary.outputs", summary.outputs, objective.outputs)
+        if next_values is not None:
+            _check_causal(encoder)
         self.embedding = embedding
         self.encoder = encoder
         self.pooling = pooling
         self.head = head
         self.objective = objective
-        self.shortcut = shortcut
+        self.summary = summary
+        self.next_values = next_values
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
         """Predict for a batch.
@@ -84,37 +95,70 @@ class SequenceModel(nn.Module):
             inputs: B histories.
 
         Returns:
-            Outputs (B, O), attention (B, T) or None, hidden states (B, T, H).
+            Outputs (B, M, O), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         pooled = self.pooling(hidden, inputs.lengths)
-        output: Tensor = self.head(pooled.vector, inputs.statics)
-        if self.shortcut is not None:
-            output = output + self.shortcut(**_read(inputs, self.shortcut.reads))
+        output: Tensor = self.head(pooled.vector, inputs.statics).unsqueeze(-2)
+        if self.summary is not None:
+            output = _side_by_side(output, self.summary(**_read(inputs, self.summary.reads)))
         return Prediction(output, weights if pooled.weights is None else pooled.weights, hidden)
 
-    def at_steps(self, inputs: SequenceInputs) -> Tensor:
+    def at_steps(self, inputs: SequenceInputs) -> Prediction:
         """What the net says at each step of what has come so far, in one pass.
 
         Args:
             inputs: B histories.
 
         Returns:
-            Outputs (B, T, O); anything on padding.
+            Outputs (B, T, M, O), anything on padding; no attention; hidden states (B, T, H).
 
         Raises:
             ConfigError: If the encoder looks ahead, or the pooling pools whole histories only.
         """
-        if not self.encoder.causal:
-            raise ConfigError(f"encoder is {type(self.encoder).__name__}, which sees later steps; take a causal one")
+        _check_causal(self.encoder)
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
-        output: Tensor = self.head(self.pooling.steps(hidden), statics)
-        if self.shortcut is not None:
-            output = output + self.shortcut.steps(**_read(inputs, self.shortcut.reads))
-        return output
+        output: Tensor = self.head(self.pooling.steps(hidden), statics).unsqueeze(-2)
+        if self.summary is not None:
+            output = _side_by_side(output, self.summary.steps(**_read(inputs, self.summary.reads)))
+        return Prediction(output, None, hidden)
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """The mean loss of all opinions, a scalar.
+
+        Args:
+            output: (N, M, O).
+            outcome: (N, L), NaN where unknown.
+        """
+        return self.objective.loss(output.flatten(0, 1), outcome.repeat_interleave(output.shape[1], dim=0))
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Predictions (N, P) of outputs (N, M, O): the mean of the opinions'."""
+        return self.objective.predict(output.flatten(0, 1)).reshape(*output.shape[:2], -1).mean(1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """One number a history, (N,), by which they can be ranked, of outputs (N, M, O)."""
+        return self.objective.risk(output.flatten(0, 1)).reshape(output.shape[:2]).mean(1)
+
+    def forecast_loss(self, inputs: SequenceInputs, hidden: Tensor) -> Tensor:
+        """The loss of the forecast of the next values, a scalar; 0 where there is none.
+
+        Args:
+            inputs: B histories.
+            hidden: Their hidden states, (B, T, H).
+        """
+        if self.next_values is None:
+            return hidden.new_zeros(())
+        loss: Tensor = self.next_values(hidden, **_read(inputs, self.next_values.reads))
+        return loss
+
+
+def _side_by_side(recurrent: Tensor, summary: Tensor) -> Tensor:
+    """Outputs (..., 1, O) and (..., K, O) as (..., 2 K, O): both sides count the same."""
+    return torch.cat([recurrent.expand_as(summary), summary], dim=-2)
 
 
 def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -136,3 +180,9 @@ def _check_fit(name: str, value: int, needed: int) -> None:
     """Raise unless a block takes what the block before it gives."""
     if value != needed:
         raise ConfigError(f"{name} is {value!r}; allowed is {needed!r}, which the block before it gives")
+
+
+def _check_causal(encoder: Encoder) -> None:
+    """Raise unless each hidden state depends on what has come so far only."""
+    if not encoder.causal:
+        raise ConfigError(f"encoder is {type(encoder).__name__}, which sees later steps; take a causal one")

@@ -32,16 +32,22 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def outputs_of(model: SequenceModel, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+def outputs_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
     """What the network says of each sample of a batch, at the end of its history or at the step where it ends.
 
     Returns:
-        Outputs (N, O), outcomes (N, L), sample numbers (N,).
+        Outputs (N, M, O), outcomes (N, L), sample numbers (N,).
     """
     if isinstance(batch, StepBatch):
         here = batch.samples >= 0
-        return model.at_steps(batch)[here], batch.targets[here], batch.samples[here]
-    return model(batch).output, batch.targets, batch.samples
+        return prediction.output[here], batch.targets[here], batch.samples[here]
+    return prediction.output, batch.targets, batch.samples
+
+
+def look(model: SequenceModel, batch: SequenceBatch) -> Prediction:
+    """One pass: at each step of a `StepBatch`, else at the ends of the histories."""
+    prediction: Prediction = model.at_steps(batch) if isinstance(batch, StepBatch) else model(batch)
+    return prediction
 
 
 @torch.inference_mode()
@@ -67,9 +73,10 @@ def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch
     samples, predicted = [], []
     model.eval().to(device)
     for batch in loader:
-        output, _, numbers = outputs_of(model, batch.to(device))
+        moved = batch.to(device)
+        output, _, numbers = outputs_of(moved, look(model, moved))
         samples.append(numbers.cpu().numpy())
-        predicted.append(model.objective.predict(output.double()).cpu().numpy())
+        predicted.append(model.predict(output.double()).cpu().numpy())
     all_samples = np.concatenate(samples)
     order = np.argsort(all_samples)
     return Scores(all_samples[order], np.concatenate(predicted)[order])

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.metrics.streaming import WatchedMetrics
 from ehrseq.nn import Prediction, SequenceModel, step_mask
-from ehrseq.training.inference import outputs_of
+from ehrseq.training.inference import look, outputs_of
 from ehrseq.training.schedule import cosine_with_warmup
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -54,31 +54,31 @@ class SequenceModule(lightning.LightningModule):
         return prediction
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
-        """One step; the loss is summed on the device and read once an epoch."""
+        """One step; the loss of the outcomes is summed on the device and read once an epoch."""
         if self.replication and not isinstance(batch, StepBatch):
-            loss, count = self._replicated(batch), len(batch)
+            prediction = self.model.at_steps(batch)
+            loss, count = self._replicated(batch, prediction.output), len(batch)
         else:
-            output, outcome, _samples = outputs_of(self.model, batch)
-            loss, count = self.model.objective.loss(output, outcome), len(output)
+            prediction = look(self.model, batch)
+            output, outcome, _samples = outputs_of(batch, prediction)
+            loss, count = self.model.loss(output, outcome), len(output)
         self._add("train/loss", loss.detach(), count)
-        return loss
+        return loss + self.model.forecast_loss(batch, prediction.hidden)
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
-        output, outcome, _samples = outputs_of(self.model, batch)
-        self._add("tuning/loss", self.model.objective.loss(output, outcome), len(output))
+        output, outcome, _samples = outputs_of(batch, look(self.model, batch))
+        self._add("tuning/loss", self.model.loss(output, outcome), len(output))
         if self.tuning_metrics is not None:
-            self.tuning_metrics.update(self.model.objective.predict(output.float()), outcome)
+            self.tuning_metrics.update(self.model.predict(output.float()), outcome)
 
-    def _replicated(self, batch: SequenceBatch) -> Tensor:
+    def _replicated(self, batch: SequenceBatch, outputs: Tensor) -> Tensor:
         """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
-        outputs = self.model.at_steps(batch)
         real = step_mask(batch.lengths, batch.steps)
         outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
         last = outputs[torch.arange(len(batch), device=outputs.device), batch.lengths - 1]
-        objective = self.model.objective
-        early = objective.loss(outputs[real], outcomes[real])
-        return (1 - self.replication) * objective.loss(last, batch.targets) + self.replication * early
+        early = self.model.loss(outputs[real], outcomes[real])
+        return (1 - self.replication) * self.model.loss(last, batch.targets) + self.replication * early
 
     def on_validation_epoch_end(self) -> None:
         """Logs what training watches; exact over the whole split, never a mean over batches."""

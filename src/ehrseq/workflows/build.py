@@ -93,7 +93,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
     """
     if isinstance(config, Trees):
         raise ConfigError(f"model={config.name}: trees where a network is needed")
-    from ehrseq.nn import Embedding, Encoder, Head, Pooling, SequenceModel, SummaryShortcut, make_objective
+    from ehrseq.nn import Embedding, Encoder, Head, NextValues, Pooling, SequenceModel, SummaryNetwork, make_objective
 
     objective = make_objective(target, loss)
     sizes = {
@@ -118,10 +118,15 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         bidirectional=encoder.bidirectional,
     )
     head = build(config.head, "model.head", Head, input_size=pooling.output_size, **sizes)
-    shortcut = None
-    if config.shortcut is not None:
-        shortcut = build(config.shortcut, "model.shortcut", SummaryShortcut, **sizes)
-    return SequenceModel(embedding, encoder, pooling, head, objective, shortcut)
+    summary = next_values = None
+    if config.summary is not None:
+        summary = build(config.summary, "model.summary", SummaryNetwork, **sizes)
+    # What reads a history from its end has seen the next values.
+    if config.next_values is not None and encoder.causal:
+        next_values = build(
+            config.next_values, "model.next_values", NextValues, input_size=encoder.output_size, **sizes
+        )
+    return SequenceModel(embedding, encoder, pooling, head, objective, summary, next_values)
 
 
 def build_booster(config: Trees, target: Target) -> "GradientBoosting":

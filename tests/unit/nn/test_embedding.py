@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn import GridEmbedding
+from ehrseq.nn.pieces import pieces
 
 B, T, F, S = 2, 3, 4, 2
 
@@ -60,6 +61,18 @@ def test_chosen_features_are_blocks_of_the_whole(
     assert torch.equal(embedding(*inputs), torch.cat([whole[block] for block in blocks], dim=-1))
 
 
+def test_pieces_of_what_was_seen(inputs: tuple[Tensor, ...]) -> None:
+    values, observed, _, _ = inputs
+    embedding = GridEmbedding(F, S, statics="none", features=["pieces"])
+    steps = embedding(*inputs)
+    assert steps.shape == (B, T, embedding.output_size)
+    blocks = steps.unflatten(-1, (F, -1))
+    for f in range(F):
+        seen = observed[..., f].cummax(1).values > 0
+        assert blocks[..., f, :][~seen].count_nonzero() == 0
+        assert torch.equal(blocks[..., f, :][seen], pieces(values[..., f][seen].unsqueeze(-1)))
+
+
 def test_observed_may_be_boolean(inputs: tuple[Tensor, ...]) -> None:
     values, observed, hours, statics = inputs
     embedding = GridEmbedding(F, S)
@@ -91,13 +104,13 @@ def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
         ({"projection": 0}, "projection is 0; allowed are whole numbers from 1 up"),
         ({"dropout": 1.0}, "dropout is 1.0; allowed are numbers from 0 up to, but not including, 1"),
         ({"statics": "step"}, "statics is 'step'; allowed are 'steps', 'none' (did you mean 'steps'?)"),
-        ({"features": []}, "features is []; allowed is a list of at least one of value, observed, seen, hours_since"),
+        ({"features": []}, "features is []; allowed is a list of at least one of value, pieces, observed, seen, hours"),
         ({"features": "value"}, "features is 'value'; allowed is a list of at least one of"),
         (
             {"features": ["values"]},
-            "features is 'values'; allowed are 'value', 'observed', 'seen', 'hours_since' (did",
+            "features is 'values'; allowed are 'value', 'pieces', 'observed', 'seen', 'hours_since' (did",
         ),
-        ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, observed, seen"),
+        ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, pieces, obs"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

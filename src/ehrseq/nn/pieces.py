@@ -1,0 +1,29 @@
+"""Numbers as pieces: what a linear layer needs to bend with a value."""
+
+import torch
+from torch import Tensor
+
+# Of normalised values: train mean 0 and standard deviation 1, so that each piece has something to say.
+KNOTS = (-2.0, -1.0, -0.4, 0.4, 1.0, 2.0)
+
+
+def pieces(x: Tensor, knots: tuple[float, ...] = KNOTS) -> Tensor:
+    """Piecewise-linear encoding (Gorishniy et al. 2022, "On Embeddings for Numerical Features", equation 1).
+
+    Piece k of x says how far x has come from knot k to knot k + 1: 0 below the piece, 1 above it. A linear layer on
+    the pieces is a function of x that bends at each knot: both too low and too high a value can be bad.
+
+    >>> pieces(torch.tensor([-3.0, 0.7]))
+    tensor([[0.0000, 0.0000, 0.0000, 0.0000, 0.0000],
+            [1.0000, 1.0000, 1.0000, 0.5000, 0.0000]])
+
+    Args:
+        x: Numbers, (..., D).
+        knots: K rising numbers.
+
+    Returns:
+        (..., D (K - 1)): the pieces of each number side by side.
+    """
+    edges = torch.tensor(knots, dtype=x.dtype, device=x.device)
+    low, high = edges[:-1], edges[1:]
+    return ((x.unsqueeze(-1) - low) / (high - low)).clamp(0, 1).flatten(-2)

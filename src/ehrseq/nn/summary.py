@@ -1,0 +1,143 @@
+"""A network on a summary of the history, beside the recurrent one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.embedding import scale_hours
+from ehrseq.nn.masking import last_state
+from ehrseq.nn.pieces import KNOTS, pieces
+
+# Of logarithms of counts, of deviations and of scaled hours, which are never negative.
+_AMOUNT_KNOTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
+# Under the root, so that the deviation of equal values is not made of rounding errors.
+_LEAST_VARIANCE = 0.01
+
+
+class SummaryNetwork(nn.Module):
+    """Several small networks on what each feature did over the whole history and over its last steps.
+
+    With few histories a recurrent net spends them on finding means, extremes and last values again; this one is given
+    them, bent at fixed knots (see `pieces`), and the recurrent net adds what order and timing say. The K members share
+    their two layers and differ by learned factors on the units between them and by their output weights (TabM-mini of
+    Gorishniy et al. 2025, "TabM: Advancing Tabular Deep Learning with Parameter-Efficient Ensembling").
+
+    Of each feature: mean and last of the filled values, mean of the filled values in the last w steps; largest,
+    smallest, mean, first, standard deviation and last less first of what was observed; how often it was observed, in
+    all and in the last w steps, and how long ago. 0 where nothing was observed.
+
+    Args:
+        num_features: F, the number of features of the grid.
+        num_statics: S, the number of static features.
+        outputs: O, as many as the head has.
+        hidden_size: Size of both hidden ReLU layers.
+        members: K.
+        windows: Numbers w of steps.
+        input_dropout: Dropout probability of the summary.
+        dropout: Dropout probability of the hidden layers, each member's own.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    reads = ("values", "observed", "hours_since", "statics", "lengths")
+
+    def __init__(
+        self,
+        num_features: int,
+        num_statics: int,
+        outputs: int = 1,
+        hidden_size: int = 64,
+        members: int = 16,
+        windows: Sequence[int] = (6, 12, 24),
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_count("num_features", num_features)
+        check_count("num_statics", num_statics, least=0)
+        check_count("hidden_size", hidden_size)
+        self.members = check_count("members", members)
+        self.outputs = check_count("outputs", outputs)
+        self.windows = tuple(check_count("windows", steps) for steps in windows)
+        values, amounts = 7 + len(self.windows), 3 + len(self.windows)
+        size = num_features * (values * (len(KNOTS) - 1) + amounts * (len(_AMOUNT_KNOTS) - 1) + 1)
+        size += num_statics * len(KNOTS)
+        self.first = nn.Linear(size, hidden_size)
+        self.second = nn.Linear(hidden_size, hidden_size)
+        # Signs at first: members that start alike stay alike.
+        self.factors = nn.Parameter(torch.where(torch.rand(members, hidden_size) < 0.5, -1.0, 1.0))
+        self.last = nn.Parameter(torch.randn(members, hidden_size, outputs) * 0.3 / hidden_size**0.5)
+        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+
+    def forward(
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """What the members say of each history.
+
+        Args:
+            values: Normalised values with the gaps filled, (B, T, F).
+            observed: 1 where the value was measured in this step, (B, T, F).
+            hours_since: Hours since the feature was last seen, (B, T, F).
+            statics: Normalised static features, (B, S).
+            lengths: Number of real steps of each history, (B,).
+
+        Returns:
+            (B, K, O).
+        """
+        figures, amounts, seen = self._summary(values, observed, hours_since)
+        return self._read(
+            last_state(figures, lengths), last_state(amounts, lengths), last_state(seen, lengths), statics
+        )
+
+    def steps(
+        self,
+        values: Tensor,
+        observed: Tensor,
+        hours_since: Tensor,
+        statics: Tensor,
+        lengths: Tensor,  # noqa: ARG002
+    ) -> Tensor:
+        """What the members say at each step, of what has come so far; the arguments of `forward`.
+
+        Returns:
+            (B, T, K, O); anything on padding.
+        """
+        known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
+        return self._read(*self._summary(values, observed, hours_since), known)
+
+    def _summary(self, values: Tensor, observed: Tensor, hours_since: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), and whether ever seen (B, T, F)."""
+        observed = observed.to(values.dtype)
+        step = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)[:, None]
+        total, count = values.cumsum(1), observed.cumsum(1)
+        seen, some = (count > 0).to(values.dtype), count.clamp(min=1)
+        mean = (values * observed).cumsum(1) / some
+        first = (values * observed * (count == 1)).cumsum(1)
+        most = torch.finfo(values.dtype).max
+        high = torch.where(observed > 0, values, -most).cummax(1).values
+        low = torch.where(observed > 0, values, most).cummin(1).values
+        variance = ((values**2 * observed).cumsum(1) / some - mean**2).clamp(min=0)
+        figures = [total / step, values, high * seen, low * seen, mean, first, (values - first) * seen]
+        amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, scale_hours(hours_since)]
+        for window in self.windows:
+            figures.append((total - _earlier(total, window)) / step.clamp(max=window))
+            amounts.append(torch.log1p(count - _earlier(count, window)) / 2)
+        return torch.cat(figures, -1), torch.cat(amounts, -1), seen
+
+    def _read(self, figures: Tensor, amounts: Tensor, seen: Tensor, statics: Tensor) -> Tensor:
+        statics = statics.to(figures.dtype)
+        summary = [pieces(figures), pieces(amounts, _AMOUNT_KNOTS), seen, pieces(statics), statics]
+        shared = functional.relu(self.first(self.input_dropout(torch.cat(summary, -1))))
+        own = self.dropout(shared.unsqueeze(-2) * self.factors)
+        own = self.dropout(functional.relu(self.second(own)))
+        return torch.einsum("...kh,kho->...ko", own, self.last)
+
+
+def _earlier(total: Tensor, steps: int) -> Tensor:
+    """Running totals (B, T, F) as they were so many steps before."""
+    return functional.pad(total, (0, 0, steps, 0))[:, : total.shape[1]]

@@ -1,0 +1,104 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ehrseq.errors import ConfigError
+from ehrseq.nn import SummaryNetwork
+from ehrseq.nn.pieces import KNOTS
+
+B, T, F, S = 4, 6, 3, 2
+AMOUNTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
+
+
+def bent(value: float, knots: tuple[float, ...]) -> list[float]:
+    edges = pairwise(knots)
+    return [min(max((value - low) / (high - low), 0.0), 1.0) for low, high in edges]
+
+
+def figures_of(values: list[float], observed: list[float], hours: float, windows: list[int]) -> tuple[list[float], ...]:
+    """What one feature did: figures, amounts and whether it was ever seen, from the definition."""
+    seen = [value for value, there in zip(values, observed, strict=True) if there]
+    mean = sum(seen) / len(seen) if seen else 0.0
+    variance = sum((value - mean) ** 2 for value in seen) / len(seen) if seen else 0.0
+    figures = [sum(values) / len(values), values[-1], max(seen, default=0), min(seen, default=0), mean]
+    figures += [seen[0], values[-1] - seen[0]] if seen else [0.0, 0.0]
+    amounts = [math.log1p(len(seen)) / 2, math.sqrt(variance + 0.01) if seen else 0.0]
+    amounts.append(math.log1p(min(hours, 720)) / math.log1p(24))
+    for window in windows:
+        figures.append(sum(values[-window:]) / len(values[-window:]))
+        amounts.append(math.log1p(sum(observed[-window:])) / 2)
+    return figures, amounts, [float(bool(seen))]
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    observed = (torch.rand(B, T, F, generator=generator) < 0.5).double()
+    observed[0, :, 1] = 0  # never seen
+    raw = torch.randn(B, T, F, generator=generator, dtype=torch.float64)
+    values = torch.zeros(B, T, F, dtype=torch.float64)
+    last = torch.zeros(B, F, dtype=torch.float64)
+    for step in range(T):
+        last = torch.where(observed[:, step] > 0, raw[:, step], last)
+        values[:, step] = last
+    return {
+        "values": values,
+        "observed": observed,
+        "hours_since": torch.rand(B, T, F, generator=generator, dtype=torch.float64) * 9,
+        "statics": torch.randn(B, S, generator=generator, dtype=torch.float64),
+        "lengths": torch.tensor([6, 1, 4, 2]),
+    }
+
+
+def test_members_against_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    windows = [2, 3]
+    net = SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, windows=windows).double().eval()
+    batch = inputs()
+    got = net(**batch)
+    assert got.shape == (B, 3, 2)
+    for row, length in enumerate(batch["lengths"].tolist()):
+        table = []
+        for f in range(F):
+            columns = [batch[name][row, :length, f].tolist() for name in ("values", "observed")]
+            table.append(figures_of(columns[0], columns[1], batch["hours_since"][row, length - 1, f].item(), windows))
+        # Figure by figure, all features of one beside each other; the pieces of a number stand together.
+        figures = [table[f][0][k] for k in range(7 + len(windows)) for f in range(F)]
+        amounts = [table[f][1][k] for k in range(3 + len(windows)) for f in range(F)]
+        statics = batch["statics"][row].tolist()
+        summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
+        summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
+        summary += [table[f][2][0] for f in range(F)]
+        summary += [piece for static in statics for piece in bent(static, KNOTS)] + statics
+        shared = torch.relu(net.first.weight @ torch.tensor(summary, dtype=torch.float64) + net.first.bias)
+        for member in range(3):
+            own = torch.relu(net.second.weight @ (shared * net.factors[member]) + net.second.bias)
+            assert got[row, member].tolist() == pytest.approx((own @ net.last[member]).tolist(), abs=1e-10)
+
+
+def test_padding_changes_nothing() -> None:
+    torch.manual_seed(1)
+    net = SummaryNetwork(F, S).double().eval()
+    batch = inputs() | {"lengths": torch.tensor([3, 1, 2, 3])}
+    cut = {name: part[:, :3] if part.ndim == 3 else part for name, part in batch.items()}
+    for name in ("values", "hours_since"):
+        batch[name][:, 3:] = 1e6
+    torch.testing.assert_close(net(**batch), net(**cut), rtol=0, atol=1e-12)
+
+
+def test_a_step_is_what_the_history_that_ends_there_is() -> None:
+    torch.manual_seed(2)
+    net = SummaryNetwork(F, S, outputs=2).double().eval()
+    batch = inputs()
+    at_steps = net.steps(**batch)
+    for step in range(T):
+        ended = net(**(batch | {"lengths": torch.full((B,), step + 1)}))
+        torch.testing.assert_close(at_steps[:, step], ended, rtol=0, atol=1e-12)
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ConfigError, match="members is 0"):
+        SummaryNetwork(F, S, members=0)
+    with pytest.raises(ConfigError, match="windows is 0"):
+        SummaryNetwork(F, S, windows=[6, 0])
