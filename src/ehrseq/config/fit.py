@@ -21,6 +21,7 @@ def find_misfit(settings: "Settings") -> str | None:
     return (
         _monitor(settings)
         or _loss(settings)
+        or _forecast(settings)
         or _representation(settings, model)
         or _steps(settings, model)
         or _explanation(settings, model)
@@ -56,6 +57,19 @@ def _loss(settings: "Settings") -> str | None:
         for name in ("class_weight", "focal", "logit_adjustment", "label_smoothing"):
             if getattr(loss, name) not in (0, "none"):
                 return f"loss.{name}={getattr(loss, name)} is for {', '.join(_CLASSIFIES)} targets, not {kind}"
+    return None
+
+
+def _forecast(settings: "Settings") -> str | None:
+    """What forecasts ask for; `_steps` says what outputs at every step ask for."""
+    if settings.task.target.kind != "forecast":
+        return None
+    if settings.outputs != "steps":
+        return f"a forecast target needs outputs=steps, not {settings.outputs}"
+    if settings.members > 1:
+        return f"members={settings.members}: a forecast target has one network; use members=1"
+    if settings.audit.shuffled_labels:
+        return "audit.shuffled_labels=true: a forecast target learns from no labels that could be permuted"
     return None
 
 

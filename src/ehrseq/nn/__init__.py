@@ -24,7 +24,7 @@ from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
-from ehrseq.nn.objectives import Objective, make_objective
+from ehrseq.nn.objectives import ForecastObjective, Objective, make_objective
 from ehrseq.nn.pooling import (
     AttentionPooling,
     LastPooling,
@@ -46,6 +46,7 @@ __all__ = [
     "Embedding",
     "Encoder",
     "EventEmbedding",
+    "ForecastObjective",
     "GRUDEncoder",
     "GRUEncoder",
     "GateTrace",

@@ -114,7 +114,7 @@ class SequenceModel(nn.Module):
         output: Tensor = self.head(self.pooling.steps(hidden), statics)
         if self.shortcut is not None:
             output = output + self.shortcut.steps(**_read(inputs, self.shortcut.reads))
-        return output
+        return self.objective.at_steps(output, **_read(inputs, self.objective.reads))
 
 
 def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -55,18 +55,19 @@ class SequenceModule(lightning.LightningModule):
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss is summed on the device and read once an epoch."""
+        count: int | Tensor = len(batch)
         if self.replication and not isinstance(batch, StepBatch):
-            loss, count = self._replicated(batch), len(batch)
+            loss = self._replicated(batch)
         else:
             output, outcome, _samples = outputs_of(self.model, batch)
-            loss, count = self.model.objective.loss(output, outcome), len(output)
+            loss, count = self.model.objective.loss(output, outcome), self.model.objective.count(outcome)
         self._add("train/loss", loss.detach(), count)
         return loss
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
         output, outcome, _samples = outputs_of(self.model, batch)
-        self._add("tuning/loss", self.model.objective.loss(output, outcome), len(output))
+        self._add("tuning/loss", self.model.objective.loss(output, outcome), self.model.objective.count(outcome))
         if self.tuning_metrics is not None:
             self.tuning_metrics.update(self.model.objective.predict(output.float()), outcome)
 
@@ -90,8 +91,8 @@ class SequenceModule(lightning.LightningModule):
         """The mean training loss of the epoch that just ended; starts anew with the next."""
         return float(self._mean("train/loss"))
 
-    def _add(self, name: str, mean: Tensor, count: int) -> None:
-        new = torch.stack([mean.double() * count, torch.tensor(count, dtype=torch.float64, device=mean.device)])
+    def _add(self, name: str, mean: Tensor, count: int | Tensor) -> None:
+        new = torch.stack([mean.double() * count, torch.as_tensor(count, dtype=torch.float64, device=mean.device)])
         self._sums[name] = self._sums[name] + new if name in self._sums else new
 
     def _mean(self, name: str) -> Tensor:

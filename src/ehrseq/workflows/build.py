@@ -74,7 +74,8 @@ def build_source(component: Component) -> Source:
 def build_label_maker(config: Task) -> LabelMaker:
     """Who makes the labels: what the task names, else the source."""
     if config.labels is None:
-        return SourceLabels()
+        # Of labels a forecast needs the times alone, whatever their name.
+        return SourceLabels(of_any_task=config.target.kind == "forecast")
     return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
 
 
@@ -95,7 +96,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         raise ConfigError(f"model={config.name}: trees where a network is needed")
     from ehrseq.nn import Embedding, Encoder, Head, Pooling, SequenceModel, SummaryShortcut, make_objective
 
-    objective = make_objective(target, loss)
+    objective = make_objective(target, loss, num_features)
     sizes = {
         "num_features": num_features,
         "num_codes": num_features,

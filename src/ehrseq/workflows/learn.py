@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ehrseq.config.schema import Settings, Trees
-from ehrseq.config.targets import read_target
+from ehrseq.config.targets import ForecastTarget, Target, read_target
+from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
-from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -100,8 +104,7 @@ def learn_model(
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
 
-    scorer = NetworkScorer(model, settings.representation, settings.outputs)
-    return Learned(scorer, write, fitted.epoch, fitted.epochs, fitted.score)
+    return Learned(network_scorer(model, settings), write, fitted.epoch, fitted.epochs, fitted.score)
 
 
 def learn_trees(
@@ -184,10 +187,13 @@ def learn(
     from ehrseq.training.module import SequenceModule
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    representation = represent(store, settings.representation, settings.outputs)
-    cache = settings.loader.cache_gib / 2
-    train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
     target = read_target(store.meta["target"])
+    horizon = target.horizon if isinstance(target, ForecastTarget) else None
+    representation = represent(store, settings.representation, settings.outputs, horizon)
+    cache = settings.loader.cache_gib / 2
+    train, tuning = (
+        HistoryDataset(representation, _learned_from(store, split, target), cache) for split in ("train", "tuning")
+    )
     sizes = len(representation.names), len(store.statics)
     model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
     model.objective.fit(train.outcomes)
@@ -212,3 +218,17 @@ def learn(
     )
     model.load_state_dict(fitted.weights)
     return model.cpu().eval(), fitted
+
+
+def _learned_from(store: Store, split: str, target: Target) -> NDArray[np.int64]:
+    """The samples of a split that are learned from, or watched: all, or those that are known to be normal.
+
+    Raises:
+        DataError: If there are none.
+    """
+    samples = store.samples(split)
+    if isinstance(target, ForecastTarget) and target.normal_only:
+        samples = samples[store.arrays.sample_label[samples, 0] != 1]
+        if not len(samples):
+            raise DataError(f"task.target.normal_only=true: every label of {split} is true; nothing normal to learn")
+    return samples

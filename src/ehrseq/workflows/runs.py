@@ -17,7 +17,7 @@ from ehrseq.tracking import describe_run_id
 from ehrseq.workflows.build import build_booster, build_model
 from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -89,7 +89,7 @@ class TrainedRun:
             booster = build_booster(self.settings.model, self.target())
             booster.load(member_folder(self.folder / TRAIN, number))
             return TreesScorer(booster, self.settings.model.summary)
-        return NetworkScorer(self.model(number), self.settings.representation, self.settings.outputs)
+        return network_scorer(self.model(number), self.settings)
 
     def model(self, member: int = 0) -> "SequenceModel":
         """The network with its best weights; of an ensemble, one member.
