@@ -60,7 +60,7 @@ def test_values_in_the_table_are_those_of_the_record(work: Path) -> None:
     for subject, time, _, _, value, *_ in table.filter(pl.col("code") == code).head(200).iter_rows():
         inside = (pl.col("time") > time) & (pl.col("time") <= time + np.timedelta64(2, "h").item())
         mine = events.filter((pl.col("subject_id") == subject) & (pl.col("code") == code) & inside)["numeric_value"]
-        if len(mine) == 1:
+        if len(mine) == 1 and mine[0] < 45:  # what was written in Fahrenheit is mended
             assert value == pytest.approx(mine[0], abs=1e-3)
             checked += 1
     assert checked > 50

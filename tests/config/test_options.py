@@ -207,6 +207,7 @@ MISFITS = [
     ([*FORECAST, "audit.shuffled_labels=true"], "a forecast target learns from no labels that could be permuted"),
     ([*FORECAST, "trainer.monitor=tuning/auroc"], "a forecast target has tuning/loss, tuning/mae"),
     ([*FORECAST, "task.target.horizon=0"], "task.target.horizon=0 is not possible: input should be greater than 0"),
+    (["model=gbm", "pretrained=runs/x"], "pretrained=runs/x is for networks, not model=gbm"),
     (["model=gbm", "task=forecast"], "model=gbm learns binary, multiclass, regression targets, not forecast"),
     (["model/pooling=max"], "model.pooling MaxPooling gives no weights; use model/pooling=attention or explain=none"),
     (["representation=events", "model=channelwise_lstm"], "ChannelwiseLSTMEncoder reads representation=grid only"),

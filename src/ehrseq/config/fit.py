@@ -36,6 +36,8 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
         if value := getattr(loss, name):
             return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
+    if settings.pretrained is not None:
+        return f"pretrained={settings.pretrained} is for networks, not model={model.name}"
     if settings.explain.enabled:
         return f"model={model.name} has no attention to explain; use explain=none"
     return None

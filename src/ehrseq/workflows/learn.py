@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
     from ehrseq.training.callbacks import MetricSink
     from ehrseq.training.fit import Fitted
+    from ehrseq.workflows.pretrained import Start
 
 WEIGHTS = "model.safetensors"
 IMPORTANCE = "importance.csv"
@@ -51,6 +52,7 @@ def learn_members(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> Learned:
     """Train `settings.members` models that differ by their seeds; the first is the one that would be trained alone.
 
@@ -60,16 +62,17 @@ def learn_members(
         folder: Where the checkpoints go.
         sink: Receives the figures of the first member.
         report: Prints lines on the way.
+        start: What to begin with; new weights by default.
     """
     if settings.members == 1:
-        return learn_model(settings, store, folder, sink, report)
+        return learn_model(settings, store, folder, sink, report, start)
     members = []
     for number in range(settings.members):
         own = settings.model_copy(update={"seed": settings.seed + number * _SEEDS_APART})
         if report:
             report(f"train: member {number + 1} of {settings.members}")
         place = member_folder(folder, number)
-        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report))
+        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report, start))
 
     def write(target: Path) -> None:
         for number, member in enumerate(members):
@@ -93,13 +96,14 @@ def learn_model(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> Learned:
     """Train what the settings name: a network (`learn`) or trees (`learn_trees`)."""
     if isinstance(settings.model, Trees):
         return learn_trees(settings, settings.model, store, sink, report)
     from safetensors.torch import save_file
 
-    model, fitted = learn(settings, store, folder, sink, report)
+    model, fitted = learn(settings, store, folder, sink, report, start)
 
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
@@ -165,6 +169,7 @@ def learn(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> tuple["SequenceModel", "Fitted"]:
     """Train one network on `train`, watched on `tuning`.
 
@@ -174,6 +179,7 @@ def learn(
         folder: Where the checkpoints go.
         sink: Receives each epoch's figures.
         report: Prints a line an epoch where there are no bars.
+        start: What to begin with; new weights by default.
 
     Returns:
         The network with its best weights, and the facts of the training.
@@ -196,6 +202,10 @@ def learn(
     )
     sizes = len(representation.names), len(store.statics)
     model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
+    if start is not None:
+        given = start.hand_on(model, representation.names, store.statics)
+        if report:
+            report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     model.objective.fit(train.outcomes)
     module = SequenceModule(
         model,
