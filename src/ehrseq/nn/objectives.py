@@ -301,7 +301,8 @@ class ForecastObjective(Objective):
     """Negative log-likelihood of the values measured in the next H steps, each a Gaussian of its own.
 
     Of each value the net gives mean and log variance: (H F) of the one, then of the other. At every step the last value
-    seen, times a learned weight that starts at 1, is added to the mean, so that the net learns how things change.
+    seen, times a learned weight that starts at 1, is added to the mean, so that the net learns how things change;
+    outputs for whole histories lack it.
 
     Args:
         features: F.
