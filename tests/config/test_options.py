@@ -30,9 +30,13 @@ COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
 def test_option_composes_and_builds(group: str, option: str) -> None:
-    # What has no weights to show asks for explain=none.
-    without = option in ("max", "sum") and group == "model/pooling"
-    settings = load_settings([f"{group}={option}", *(["explain=none"] if without else [])])
+    # What has no weights to show asks for explain=none, a forecast for outputs at every step.
+    needs = {
+        "model/pooling=max": ["explain=none"],
+        "model/pooling=sum": ["explain=none"],
+        "task=forecast": ["outputs=steps", "explain=none", "model/pooling=last"],
+    }
+    settings = load_settings([f"{group}={option}", *needs.get(f"{group}={option}", [])])
     assert isinstance(build_source(settings.source), Source)
     if isinstance(settings.model, Trees):
         assert build_booster(settings.model, settings.task.target).n_estimators > 0
@@ -176,6 +180,7 @@ def test_a_finished_run_keeps_what_it_was_trained_with() -> None:
         overlay(base, ["model=lstm"], None, ("evaluate",))
 
 
+FORECAST = ["task=forecast", "outputs=steps", "explain=none", "model/pooling=last"]
 MISFITS = [
     (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
     (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
@@ -186,6 +191,24 @@ MISFITS = [
     ),
     (["outputs=steps", "representation=events", "explain=none"], "outputs=steps needs representation=grid, not events"),
     (["loss.target_replication=0.5"], "loss.target_replication: model.pooling AttentionPooling"),
+    (["task=forecast"], "a forecast target needs outputs=steps, not last"),
+    (
+        ["task=forecast", "outputs=steps", "representation=events"],
+        "outputs=steps needs representation=grid, not events",
+    ),
+    (["task=forecast", "outputs=steps", "model/pooling=last"], "outputs=steps: attention is over whole histories"),
+    (
+        [*FORECAST, "model.encoder.bidirectional=true"],
+        "needs a net that never looks ahead; model.encoder.bidirectional",
+    ),
+    ([*FORECAST, "model/pooling=attention"], "model.pooling AttentionPooling pools whole histories only"),
+    ([*FORECAST, "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets, not forecast"),
+    ([*FORECAST, "members=3"], "members=3: a forecast target has one network"),
+    ([*FORECAST, "audit.shuffled_labels=true"], "a forecast target learns from no labels that could be permuted"),
+    ([*FORECAST, "trainer.monitor=tuning/auroc"], "a forecast target has tuning/loss, tuning/mae"),
+    ([*FORECAST, "task.target.horizon=0"], "task.target.horizon=0 is not possible: input should be greater than 0"),
+    (["model=gbm", "pretrained=runs/x"], "pretrained=runs/x is for networks, not model=gbm"),
+    (["model=gbm", "task=forecast"], "model=gbm learns binary, multiclass, regression targets, not forecast"),
     (["model/pooling=max"], "model.pooling MaxPooling gives no weights; use model/pooling=attention or explain=none"),
     (["representation=events", "model=channelwise_lstm"], "ChannelwiseLSTMEncoder reads representation=grid only"),
     (["task.target.kind=regression", "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets"),

@@ -120,7 +120,9 @@ class OmopSource(Component):
 
 
 class SourceLabels(Component):
-    """Labels of the source, without arguments."""
+    """Arguments of the source's own labels."""
+
+    of_any_task: bool = False
 
 
 class LabelFiles(Component):

@@ -21,6 +21,7 @@ def find_misfit(settings: "Settings") -> str | None:
     return (
         _monitor(settings)
         or _loss(settings)
+        or _forecast(settings)
         or _representation(settings, model)
         or _steps(settings, model)
         or _explanation(settings, model)
@@ -35,6 +36,8 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
         if value := getattr(loss, name):
             return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
+    if settings.pretrained is not None:
+        return f"pretrained={settings.pretrained} is for networks, not model={model.name}"
     if settings.explain.enabled:
         return f"model={model.name} has no attention to explain; use explain=none"
     return None
@@ -56,6 +59,19 @@ def _loss(settings: "Settings") -> str | None:
         for name in ("class_weight", "focal", "logit_adjustment", "label_smoothing"):
             if getattr(loss, name) not in (0, "none"):
                 return f"loss.{name}={getattr(loss, name)} is for {', '.join(_CLASSIFIES)} targets, not {kind}"
+    return None
+
+
+def _forecast(settings: "Settings") -> str | None:
+    """What forecasts ask for; `_steps` says what outputs at every step ask for."""
+    if settings.task.target.kind != "forecast":
+        return None
+    if settings.outputs != "steps":
+        return f"a forecast target needs outputs=steps, not {settings.outputs}"
+    if settings.members > 1:
+        return f"members={settings.members}: a forecast target has one network; use members=1"
+    if settings.audit.shuffled_labels:
+        return "audit.shuffled_labels=true: a forecast target learns from no labels that could be permuted"
     return None
 
 

@@ -248,6 +248,7 @@ class Settings(Section):
     task: Task
     representation: RepresentationConfig
     outputs: Outputs
+    pretrained: str | None
     explain: Explain
     model: AnyModel
     optim: Optim

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, TypeAdapter, model_serializer, model_validator
 
 from ehrseq.config.section import Section
 
@@ -83,8 +83,26 @@ class SurvivalTarget(Section):
         return self
 
 
+class ForecastTarget(Section):
+    """The values that are measured next, told at every step; labels say when histories end, and no more.
+
+    `horizon`: how many bins ahead; `normal_only`: learned from histories whose `boolean_value` is not true, so that
+    what is surprising is what is not normal.
+    """
+
+    kind: Literal["forecast"]
+    horizon: PositiveInt = 1
+    normal_only: bool = False
+
+
 Target = Annotated[
-    BinaryTarget | MulticlassTarget | MultilabelTarget | RegressionTarget | OrdinalTarget | SurvivalTarget,
+    BinaryTarget
+    | MulticlassTarget
+    | MultilabelTarget
+    | RegressionTarget
+    | OrdinalTarget
+    | SurvivalTarget
+    | ForecastTarget,
     Field(discriminator="kind"),
 ]
 
@@ -102,6 +120,8 @@ def prediction_names(target: Target) -> tuple[str, ...]:
             return ("prediction",)
         case SurvivalTarget(edges=edges, causes=causes):
             return tuple(f"incidence_{cause}_{edge:g}h" for cause in causes for edge in edges)
+        case ForecastTarget():
+            return ("anomaly",)
 
 
 # What training can watch on `tuning` beside the loss, and whether more is better.
@@ -112,6 +132,7 @@ WATCHED: dict[str, dict[str, bool]] = {
     "regression": {"mae": False, "r2": True},
     "ordinal": {"kappa": True},
     "survival": {},
+    "forecast": {"mae": False},
 }
 
 

@@ -1,5 +1,7 @@
 """The `grid` representation: fixed-width bins that end at prediction_time, cut for a whole batch at once."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,27 @@ from ehrseq.data.batch import GridBatch
 from ehrseq.data.representation import Representation
 from ehrseq.store.format import HOUR, Store
 from ehrseq.store.search import most_frequent, numbers_between
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where the E events of B histories go in the grid, in the order of time.
+
+    Attributes:
+        lengths: (B,) steps of each history.
+        shape: (B, T + 1, F); step 0 is what happened before the first kept step.
+        cell: (E,) flat position of each event in an array of this shape.
+        feature: (E,) its feature.
+        age: (E,) microseconds from it to prediction_time.
+        value: (E,) normalised; NaN where the event has none.
+    """
+
+    lengths: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    cell: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    age: NDArray[np.int64]
+    value: NDArray[np.float32]
 
 
 class Grid(Representation):
@@ -66,8 +89,16 @@ class Grid(Representation):
             samples: (B,) sample numbers.
             lengths: (B,) steps of each; by default as many as `lengths` says.
         """
+        return self.fill(samples, self.place(samples, self.lengths(samples) if lengths is None else lengths))
+
+    def place(self, samples: NDArray[np.int64], lengths: NDArray[np.int64]) -> Cells:
+        """Find the cell of each event.
+
+        Args:
+            samples: (B,) sample numbers.
+            lengths: (B,) steps of each.
+        """
         arrays = self.store.arrays
-        lengths = self.lengths(samples) if lengths is None else lengths
         rows, steps, features = len(samples), int(lengths.max()), self.features
         begin, end = arrays.sample_begin[samples], arrays.sample_end[samples]
         row = np.repeat(np.arange(rows), end - begin)
@@ -77,16 +108,23 @@ class Grid(Representation):
             kept = np.flatnonzero(feature >= 0)
             row, event, feature = row[kept], event[kept], feature[kept]
         age = arrays.sample_time[samples][row] - event["time"]
-        # Step 0 of these arrays is what happened before the first kept step; it is cut off at the end.
         step = np.maximum(lengths[row] - self._bin(age), 0)
         cell = (row * (steps + 1) + step) * features + feature
-        shape = (rows, steps + 1, features)
-        value = event["value"]
-        value = np.where(np.isnan(value), self._without_number[feature], value)
-        values, seen = self._aggregate(cell, value, shape)
-        last_age = np.zeros(shape, np.float32)
+        return Cells(lengths, (rows, steps + 1, features), cell, feature, age, event["value"])
+
+    def fill(self, samples: NDArray[np.int64], cells: Cells) -> GridBatch:
+        """Make a batch of what lies in the cells.
+
+        Args:
+            samples: (B,) sample numbers.
+            cells: Their events.
+        """
+        lengths, steps = cells.lengths, cells.shape[1] - 1
+        value = np.where(np.isnan(cells.value), self._without_number[cells.feature], cells.value)
+        values, seen = self._aggregate(cells.cell, value, cells.shape)
+        last_age = np.zeros(cells.shape, np.float32)
         # Ages in hours; where a cell is hit several times the last assignment, the latest event, stays.
-        last_age.ravel()[cell] = age / HOUR
+        last_age.ravel()[cells.cell] = cells.age / HOUR
         # The last step up to here in which each feature was seen.
         source = np.where(seen, np.arange(steps + 1, dtype=np.int64)[None, :, None], -1)
         np.maximum.accumulate(source, axis=1, out=source)

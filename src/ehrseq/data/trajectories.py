@@ -85,13 +85,13 @@ class Trajectories(Representation):
         sample[row, step] = number
         return StepBatch(
             **{name: getattr(batch, name) for name in ("values", "observed", "hours_since", "statics", "lengths")},
-            hours_before=_since_first(batch),
+            hours_before=since_first(batch),
             targets=torch.from_numpy(outcome),
             samples=torch.from_numpy(sample),
         )
 
 
-def _since_first(batch: GridBatch) -> Tensor:
+def since_first(batch: GridBatch) -> Tensor:
     """Minus the hours since the first step; 0 on padding."""
     real = torch.arange(batch.steps) < batch.lengths[:, None]
     return (batch.hours_before - batch.hours_before[:, :1]) * real

@@ -35,12 +35,13 @@ def hash_subjects(subject: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return mixed
 
 
-def assign_splits(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
+def assign_splits(labels: pl.DataFrame, config: Split, both_classes: bool = True) -> pl.DataFrame:
     """Divide the labelled subjects into `train`, `tuning` and `held_out`.
 
     Args:
         labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified.
         config: Shares, seed, folds.
+        both_classes: Whether a split that holds one class only is refused.
 
     Returns:
         `subject_id`, `split` (the MEDS split schema), sorted by subject.
@@ -60,11 +61,11 @@ def assign_splits(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
         members = members[np.argsort(order[members], kind="stable")]
         split[members] = _divide(len(members), config)
     frame = subjects.select(schema.SUBJECT_ID).with_columns(pl.Series("split", split.tolist(), dtype=pl.String))
-    _check(labels, frame)
+    _check(labels, frame, both_classes)
     return frame
 
 
-def read_splits(dataset: Path, labels: pl.DataFrame) -> pl.DataFrame:
+def read_splits(dataset: Path, labels: pl.DataFrame, both_classes: bool = True) -> pl.DataFrame:
     """The dataset's own splits of the labelled subjects, from `metadata/subject_splits.parquet`.
 
     Subjects of other splits than `train`, `tuning` and `held_out` take no part.
@@ -72,6 +73,7 @@ def read_splits(dataset: Path, labels: pl.DataFrame) -> pl.DataFrame:
     Args:
         dataset: A MEDS dataset.
         labels: In the MEDS label schema.
+        both_classes: Whether a split that holds one class only is refused.
 
     Returns:
         `subject_id`, `split`, sorted by subject; splits of other names are null.
@@ -102,7 +104,7 @@ def read_splits(dataset: Path, labels: pl.DataFrame) -> pl.DataFrame:
             f"{missing[schema.SUBJECT_ID][0]}; add them, or use split.method=hash"
         )
     frame = joined.with_columns(pl.when(pl.col("split").is_in(SPLITS)).then("split").alias("split"))
-    _check(labels, frame)
+    _check(labels, frame, both_classes)
     return frame
 
 
@@ -125,7 +127,7 @@ def _divide(count: int, config: Split) -> NDArray[np.object_]:
     return names
 
 
-def _check(labels: pl.DataFrame, splits: pl.DataFrame) -> None:
+def _check(labels: pl.DataFrame, splits: pl.DataFrame, both_classes: bool) -> None:
     joined = labels.join(splits, on=schema.SUBJECT_ID)
     for name in SPLITS:
         part = joined.filter(pl.col("split") == name)
@@ -133,7 +135,7 @@ def _check(labels: pl.DataFrame, splits: pl.DataFrame) -> None:
             raise DataError(
                 f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)"
             )
-        if schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
+        if both_classes and schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
             only = "positive" if part[schema.BOOLEAN_VALUE][0] else "negative"
             positives = int(labels[schema.BOOLEAN_VALUE].sum())
             raise DataError(

@@ -1,6 +1,6 @@
 """Metrics with intervals: a bootstrap that draws subjects, since the predictions of one subject are not independent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,33 @@ class Draws:
             draws = generator.integers(clusters, size=(min(size, self.replicates - start), clusters))
             drawn = np.stack([np.bincount(row, minlength=clusters) for row in draws]).astype(np.float64)
             yield drawn if as_they_are else drawn[:, cluster]
+
+
+def estimate_sums(
+    columns: Floats,
+    metrics: Callable[[Floats], dict[str, Floats]],
+    subject: NDArray[np.generic],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+) -> dict[str, Estimate]:
+    """Metrics that are functions of sums over predictions, with intervals by subject.
+
+    Args:
+        columns: (N, C) what is summed; rows with NaN, whose outcome is unknown, take no part.
+        metrics: Sums (R, C) to metrics (R,).
+        subject: (N,).
+        replicates: How many samples are drawn; 0 gives no intervals.
+        seed: The same seed gives the same intervals.
+        level: Coverage of the intervals.
+    """
+    known = ~np.isnan(columns).any(axis=1)
+    columns, subject = columns[known], subject[known]
+    points = metrics(columns.sum(axis=0)[None])
+    parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed)]
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in points} if parts else {}
+    return {name: estimate(float(value[0]), drawn.get(name), level) for name, value in points.items()}
 
 
 def bootstrap(

@@ -1,6 +1,5 @@
 """The metrics of each kind of target, with intervals by subject."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 
 from ehrseq.config.targets import (
     BinaryTarget,
+    ForecastTarget,
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
@@ -16,7 +16,7 @@ from ehrseq.config.targets import (
     Target,
 )
 from ehrseq.metrics.binary import auroc, average_precision
-from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, evaluate_binary
+from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, estimate_sums, evaluate_binary
 from ehrseq.metrics.survival import brier_columns, concordance
 
 Floats = NDArray[np.float64]
@@ -28,6 +28,7 @@ HEADLINE = {
     "regression": "r2",
     "ordinal": "kappa",
     "survival": "c_index",
+    "forecast": "skill",
 }
 
 
@@ -59,16 +60,18 @@ def evaluate_predictions(
         case MulticlassTarget(classes=classes):
             truth = outcome[:, :1] == np.arange(len(classes))
             macro = _macro(truth.astype(np.float64), prediction, subject, classes, **options)
-            return macro | _sums(_class_columns(truth, prediction), _class_metrics, subject, **options)
+            return macro | estimate_sums(_class_columns(truth, prediction), _class_metrics, subject, **options)
         case MultilabelTarget(labels=labels):
             return _macro(outcome.astype(np.float64), prediction, subject, labels, **options)
         case RegressionTarget():
-            return _sums(_number_columns(outcome[:, 0], prediction[:, 0]), _number_metrics, subject, **options)
+            return estimate_sums(_number_columns(outcome[:, 0], prediction[:, 0]), _number_metrics, subject, **options)
         case OrdinalTarget(edges=edges):
             columns = _bucket_columns(outcome[:, 0], prediction, len(edges) + 1)
-            return _sums(columns, _bucket_metrics, subject, **options)
+            return estimate_sums(columns, _bucket_metrics, subject, **options)
         case SurvivalTarget():
             return _survival(target, outcome.astype(np.float64), prediction, subject, **options)
+        case ForecastTarget():
+            return _anomaly(outcome[:, 0].astype(np.float64), prediction[:, 0], subject, **options)
 
 
 def _macro(
@@ -103,33 +106,6 @@ def _macro(
         average = np.where(enough > 0, np.nansum(together, axis=0) / np.maximum(enough, 1), np.nan)
         macro[f"macro_{metric}"] = estimate(mean, average, level)
     return macro | result
-
-
-def _sums(
-    columns: Floats,
-    metrics: Callable[[Floats], dict[str, Floats]],
-    subject: NDArray[np.generic],
-    *,
-    replicates: int,
-    seed: int,
-    level: float,
-) -> dict[str, Estimate]:
-    """Metrics that are functions of sums over predictions.
-
-    Args:
-        columns: (N, C) what is summed; rows with NaN, whose outcome is unknown, take no part.
-        metrics: Sums (R, C) to metrics (R,).
-        subject: (N,).
-        replicates: See `evaluate_predictions`.
-        seed: See there.
-        level: See there.
-    """
-    known = ~np.isnan(columns).any(axis=1)
-    columns, subject = columns[known], subject[known]
-    points = metrics(columns.sum(axis=0)[None])
-    parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed)]
-    drawn = {name: np.concatenate([part[name] for part in parts]) for name in points} if parts else {}
-    return {name: estimate(float(value[0]), drawn.get(name), level) for name, value in points.items()}
 
 
 def _class_columns(truth: NDArray[np.bool_], prediction: Floats) -> Floats:
@@ -225,6 +201,17 @@ def _survival(
         def integrated(sums: Floats) -> dict[str, Floats]:
             return {"integrated_brier": sums[:, :-1].mean(axis=1) / sums[:, -1]}
 
-        briers = _sums(columns, integrated, subject, replicates=replicates, seed=seed, level=level)
+        briers = estimate_sums(columns, integrated, subject, replicates=replicates, seed=seed, level=level)
         result |= {f"{name}{suffix}": value for name, value in briers.items()}
     return result
+
+
+def _anomaly(label: Floats, anomaly: Floats, subject: NDArray[np.generic], **options: Any) -> dict[str, Estimate]:
+    """How well anomalies tell apart whom the labels tell apart; nothing where there are no labels."""
+    known = ~(np.isnan(label) | np.isnan(anomaly))
+    if not known.any():
+        return {}
+    # Only their order counts, so that ranks can stand where probabilities are expected.
+    rank = np.unique(anomaly[known], return_inverse=True)[1]
+    found = evaluate_binary(label[known], rank / max(rank.max(), 1), subject[known], **options)
+    return {f"anomaly_{name}": found[name] for name in ("auroc", "auprc")}

@@ -14,6 +14,7 @@ from torchmetrics.classification import (
 
 from ehrseq.config.targets import (
     BinaryTarget,
+    ForecastTarget,
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
@@ -50,6 +51,10 @@ class WatchedMetrics(nn.Module):
         if self.kind == "multilabel":
             self.metrics.update(prediction, outcome.nan_to_num(_UNKNOWN).long())
             return
+        if self.kind == "forecast":
+            known = ~outcome.isnan()
+            self.metrics.update(prediction[known], outcome[known])
+            return
         known = ~outcome[:, 0].isnan()
         prediction, outcome = prediction[known], outcome[known, 0]
         if self.kind in ("binary", "regression"):
@@ -85,5 +90,7 @@ def _metrics(target: Target) -> dict[str, Metric | MetricCollection]:
             return {"auroc": BinaryAUROC(thresholds=None), "auprc": BinaryAveragePrecision(thresholds=None)}
         case RegressionTarget():
             return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+        case ForecastTarget():
+            return {"mae": MeanAbsoluteError()}
         case SurvivalTarget():
             return {}

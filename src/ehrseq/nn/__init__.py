@@ -25,7 +25,7 @@ from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
 from ehrseq.nn.next_values import NextValues
-from ehrseq.nn.objectives import Objective, make_objective
+from ehrseq.nn.objectives import ForecastObjective, Objective, make_objective
 from ehrseq.nn.pooling import (
     AttentionPooling,
     LastPooling,
@@ -47,6 +47,7 @@ __all__ = [
     "Embedding",
     "Encoder",
     "EventEmbedding",
+    "ForecastObjective",
     "GRUDEncoder",
     "GRUEncoder",
     "GateTrace",

@@ -121,7 +121,8 @@ class SequenceModel(nn.Module):
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
-        output: Tensor = self.head(self.pooling.steps(hidden), statics).unsqueeze(-2)
+        output = self.head(self.pooling.steps(hidden), statics)
+        output = self.objective.at_steps(output, **_read(inputs, self.objective.reads)).unsqueeze(-2)
         if self.summary is not None:
             output = _side_by_side(output, self.summary.steps(**_read(inputs, self.summary.reads)))
         return Prediction(output, None, hidden)

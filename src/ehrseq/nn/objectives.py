@@ -4,7 +4,9 @@ Outcomes that are unknown (NaN) take no part in any loss. What an objective lear
 for predictions is part of its state, so that it is saved with the weights.
 """
 
+import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional
 from ehrseq.config.schema import Loss
 from ehrseq.config.targets import (
     BinaryTarget,
+    ForecastTarget,
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
@@ -24,18 +27,31 @@ from ehrseq.config.targets import (
 )
 from ehrseq.errors import ConfigError
 
+# Bound of the log variance of a forecast: a standard deviation lies between 0.05 and 20, in normalised units.
+_LOG_VARIANCE = 6.0
+
 
 class Objective(nn.Module, ABC):
     """Loss and predictions of one kind of target.
 
     Attributes:
         outputs: O, how many outputs the head has.
+        reads: The batch's tensors that `at_steps` takes, by name.
     """
 
     outputs: int
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Take what is needed from the outcomes of `train`, (M, L)."""
+
+    def at_steps(self, output: Tensor, **inputs: Tensor) -> Tensor:  # noqa: ARG002
+        """Outputs at every step, (B, T, O), in view of what the steps hold; by default as they are."""
+        return output
+
+    def count(self, outcome: Tensor) -> int | Tensor:
+        """Of how many things `loss` is the mean; by default of B histories."""
+        return len(outcome)
 
     @abstractmethod
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
@@ -281,17 +297,73 @@ class SurvivalObjective(Objective):
         return self.predict(output)[:, len(self.get_buffer("edges")) - 1]
 
 
-def make_objective(target: Target, loss: Loss) -> Objective:
+class ForecastObjective(Objective):
+    """Negative log-likelihood of the values measured in the next H steps, each a Gaussian of its own.
+
+    Of each value the net gives mean and log variance: (H F) of the one, then of the other. At every step the last value
+    seen, times a learned weight that starts at 1, is added to the mean, so that the net learns how things change;
+    outputs for whole histories lack it.
+
+    Args:
+        features: F.
+        horizon: H.
+    """
+
+    reads = ("values",)
+
+    def __init__(self, features: int, horizon: int) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.outputs = 2 * horizon * features
+        self.keep = nn.Parameter(torch.ones(horizon * features))
+
+    def at_steps(self, output: Tensor, *, values: Tensor) -> Tensor:  # type: ignore[override]
+        """See `Objective.at_steps`.
+
+        Args:
+            output: (B, T, O).
+            values: The last value seen of each feature, (B, T, F).
+        """
+        mean, spread = output.chunk(2, dim=-1)
+        return torch.cat([mean + self.keep * values.repeat(1, 1, self.horizon), spread], dim=-1)
+
+    def distribution(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, (..., H F) each, of outputs (..., O)."""
+        mean, spread = output.chunk(2, dim=-1)
+        # Bounded smoothly: what never changes would else be foretold with a certainty without end.
+        return mean, torch.exp(_LOG_VARIANCE * torch.tanh(spread / _LOG_VARIANCE) / 2)
+
+    def surprise(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """Negative log-likelihood of each value, (..., H F); NaN where it is unknown."""
+        mean, deviation = self.distribution(output.float())
+        return ((outcome - mean) / deviation) ** 2 / 2 + deviation.log() + math.log(2 * math.pi) / 2
+
+    def count(self, outcome: Tensor) -> Tensor:
+        """How many values are known."""
+        return (~outcome.isnan()).sum()
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        known = ~outcome.isnan()
+        return _mean(self.surprise(output, outcome.nan_to_num(0.0)), known)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Means, (B, H F)."""
+        return self.distribution(output)[0]
+
+
+def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:
     """The objective of a target.
 
     Args:
         target: With its classes or labels.
         loss: How errors count.
+        features: F, of the representation; what a forecast foretells.
 
     Raises:
         ConfigError: If the loss has options that this target has no use for.
     """
-    if isinstance(target, RegressionTarget | OrdinalTarget | SurvivalTarget):
+    if isinstance(target, RegressionTarget | OrdinalTarget | SurvivalTarget | ForecastTarget):
         unused = [name for name, value in loss if value not in (0, "none")]
         if unused:
             raise ConfigError(
@@ -312,6 +384,8 @@ def make_objective(target: Target, loss: Loss) -> Objective:
             return OrdinalObjective(len(target.edges) + 1)
         case SurvivalTarget():
             return SurvivalObjective(target.edges, len(target.causes))
+        case ForecastTarget():
+            return ForecastObjective(features, target.horizon)
 
 
 def _mean(losses: Tensor, known: Tensor) -> Tensor:

@@ -181,6 +181,24 @@ class Preprocessor:
             # A uniform rank has the deviation 1 / sqrt(12).
             result[mine] = ((up + down) / 2 - 0.5) * np.sqrt(12)
 
+    def restore(self, entry: NDArray[np.integer[Any]], value: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Normalised values back in the units of their codes, the inverse of `apply` but for what was clipped.
+
+        Args:
+            entry: (E,) position in `entries`.
+            value: (E,) normalised values.
+        """
+        log, center, scale = self._scales
+        restored: NDArray[np.float64] = value * scale[entry] + center[entry]
+        logged = np.flatnonzero(log[entry])
+        restored[logged] = np.expm1(restored[logged])
+        for index in np.unique(entry):
+            if quantiles := self.entries[index].quantiles:
+                mine = np.flatnonzero(entry == index)
+                rank = value[mine] / np.sqrt(12) + 0.5
+                restored[mine] = np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles)
+        return restored
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` reads them back to an equal object."""
         return {

@@ -59,7 +59,15 @@ class LabelMaker(Protocol):
 
 
 class SourceLabels:
-    """The labels that the source wrote beside its data, `labels/<task>/*.parquet`."""
+    """The labels that the source wrote beside its data, `labels/<task>/*.parquet`.
+
+    Args:
+        of_any_task: Whether, where there are none of the task's name, the source's only labels are taken: for tasks
+            that need prediction times and no more.
+    """
+
+    def __init__(self, of_any_task: bool = False) -> None:
+        self.of_any_task = of_any_task
 
     def fingerprint(self) -> dict[str, Any]:
         """Nothing beyond the dataset."""
@@ -69,6 +77,8 @@ class SourceLabels:
         """The source's labels; see `LabelMaker.labels`."""
         folder = dataset / schema.LABELS
         known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if self.of_any_task and len(known) == 1:
+            name = known[0]
         if name not in known:
             hint = suggest(name, known) if known else "it gives none: describe them, see docs/tasks.md"
             raise DataError(f"task.name={name}: this source has no such labels; {hint}")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ehrseq.config.targets import (
     BinaryTarget,
+    ForecastTarget,
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
@@ -30,7 +31,7 @@ class Outcomes:
         target: The kind of target, with what the labels settle: its classes or labels.
         value: (M, L) float32; NaN where unknown. Binary: 0 or 1; multiclass: the class's number; multilabel: 0 or 1,
             a column a label; regression: the number; ordinal: the bucket's number; survival: hours and cause, of which
-            0 is censoring.
+            0 is censoring; forecast: 0 or 1 where the labels say so, by which anomalies are judged.
     """
 
     target: Target
@@ -72,6 +73,15 @@ def encode(labels: pl.DataFrame, target: Target, task: str) -> Outcomes:
             return Outcomes(target, bucket[:, None])
         case SurvivalTarget():
             return _survival(labels, target, task)
+        case ForecastTarget():
+            if schema.BOOLEAN_VALUE in labels.columns:
+                return Outcomes(target, _column(labels, task, target.kind, schema.BOOLEAN_VALUE)[:, None])
+            if target.normal_only:
+                raise DataError(
+                    f"task.name={task}: task.target.normal_only=true needs labels with a column boolean_value, which "
+                    "say who is not normal"
+                )
+            return Outcomes(target, np.full((labels.height, 1), np.nan, np.float32))
 
 
 def _column(labels: pl.DataFrame, task: str, kind: str, *names: str) -> NDArray[np.float32]:

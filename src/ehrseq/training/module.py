@@ -55,20 +55,21 @@ class SequenceModule(lightning.LightningModule):
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss of the outcomes is summed on the device and read once an epoch."""
+        count: int | Tensor = len(batch)
         if self.replication and not isinstance(batch, StepBatch):
             prediction = self.model.at_steps(batch)
-            loss, count = self._replicated(batch, prediction.output), len(batch)
+            loss = self._replicated(batch, prediction.output)
         else:
             prediction = look(self.model, batch)
             output, outcome, _samples = outputs_of(batch, prediction)
-            loss, count = self.model.loss(output, outcome), len(output)
+            loss, count = self.model.loss(output, outcome), self.model.objective.count(outcome)
         self._add("train/loss", loss.detach(), count)
         return loss + self.model.forecast_loss(batch, prediction.hidden)
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
         output, outcome, _samples = outputs_of(batch, look(self.model, batch))
-        self._add("tuning/loss", self.model.loss(output, outcome), len(output))
+        self._add("tuning/loss", self.model.loss(output, outcome), self.model.objective.count(outcome))
         if self.tuning_metrics is not None:
             self.tuning_metrics.update(self.model.predict(output.float()), outcome)
 
@@ -90,8 +91,8 @@ class SequenceModule(lightning.LightningModule):
         """The mean training loss of the epoch that just ended; starts anew with the next."""
         return float(self._mean("train/loss"))
 
-    def _add(self, name: str, mean: Tensor, count: int) -> None:
-        new = torch.stack([mean.double() * count, torch.tensor(count, dtype=torch.float64, device=mean.device)])
+    def _add(self, name: str, mean: Tensor, count: int | Tensor) -> None:
+        new = torch.stack([mean.double() * count, torch.as_tensor(count, dtype=torch.float64, device=mean.device)])
         self._sums[name] = self._sums[name] + new if name in self._sums else new
 
     def _mean(self, name: str) -> Tensor:

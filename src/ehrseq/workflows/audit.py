@@ -14,6 +14,7 @@ from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
 from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import Prepared
+from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import AUDIT, train_key
 
 CONTROL = "control/shuffled_labels_"  # and the headline metric of the target
@@ -43,7 +44,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
     with atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
-        learned = learn_members(settings, store, staging / "checkpoints", lambda *_: None, say)
+        start = find_start(settings, prepared)
+        learned = learn_members(settings, store, staging / "checkpoints", lambda *_: None, say, start)
         samples = store.samples(settings.evaluate.split)
         prediction = learned.scorer.score(store, samples, settings)
         target = read_target(store.meta["target"])

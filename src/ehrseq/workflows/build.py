@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.components import Component, is_allowed
 from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
-from ehrseq.config.targets import Target
+from ehrseq.config.targets import ForecastTarget, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
@@ -74,7 +74,8 @@ def build_source(component: Component) -> Source:
 def build_label_maker(config: Task) -> LabelMaker:
     """Who makes the labels: what the task names, else the source."""
     if config.labels is None:
-        return SourceLabels()
+        # Of labels a forecast needs the times alone, whatever their name.
+        return SourceLabels(of_any_task=config.target.kind == "forecast")
     return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
 
 
@@ -95,7 +96,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         raise ConfigError(f"model={config.name}: trees where a network is needed")
     from ehrseq.nn import Embedding, Encoder, Head, NextValues, Pooling, SequenceModel, SummaryNetwork, make_objective
 
-    objective = make_objective(target, loss)
+    objective = make_objective(target, loss, num_features)
     sizes = {
         "num_features": num_features,
         "num_codes": num_features,
@@ -119,6 +120,8 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
     )
     head = build(config.head, "model.head", Head, input_size=pooling.output_size, **sizes)
     summary = next_values = None
+    if isinstance(target, ForecastTarget):  # is all about the next values, and of single steps
+        return SequenceModel(embedding, encoder, pooling, head, objective)
     if config.summary is not None:
         summary = build(config.summary, "model.summary", SummaryNetwork, **sizes)
     # What reads a history from its end has seen the next values.

@@ -1,5 +1,6 @@
 """From trained weights to predictions, metrics with intervals, and figures."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Settings
 from ehrseq.config.targets import (
     BinaryTarget,
+    ForecastTarget,
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
@@ -26,8 +28,10 @@ from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.alarms import evaluate_alarms
 from ehrseq.workflows.console import say, timed
+from ehrseq.workflows.forecasts import evaluate_forecasts
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EVALUATE, TrainedRun
+from ehrseq.workflows.scorers import ForecastScorer
 
 PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
 Metrics = dict[str, dict[str, float | None]]
@@ -54,7 +58,7 @@ def evaluate_key(settings: Settings, trained: TrainedRun) -> dict[str, Any]:
 def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: RunTracker) -> Evaluated:
     """Score a run on a split it did not learn from.
 
-    Writes `evaluate/`: `predictions.parquet`, `metrics.json`, figures.
+    Writes `evaluate/`: `predictions.parquet`, `metrics.json`, figures; of forecasts see `evaluate_forecasts`.
 
     Raises:
         DataError: If the data are not those of the training.
@@ -69,11 +73,17 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
     with atomic_folder(folder) as staging, timed(f"evaluate: {split} scored"):
         store = prepared.open()
         samples, scorer = store.samples(split), trained.scorer()
-        prediction = scorer.score(store, samples, settings)
+        options = bootstrap_options(settings)
+        estimates: dict[str, Estimate] = {}
+        if isinstance(scorer, ForecastScorer):
+            estimates, prediction = evaluate_forecasts(
+                settings, store, scorer, trained.preprocessor(), samples, staging, **options
+            )
+        else:
+            prediction = scorer.score(store, samples, settings)
         target, outcome = trained.target(), store.arrays.sample_label[samples]
         prediction_frame(store, target, samples, prediction, outcome).write_parquet(staging / PREDICTIONS)
-        options = bootstrap_options(settings)
-        estimates = evaluate_predictions(target, outcome, prediction, store.subjects_of(samples), **options)
+        estimates |= evaluate_predictions(target, outcome, prediction, store.subjects_of(samples), **options)
         if isinstance(target, BinaryTarget) and target.utility == "sepsis2019":
             estimates |= evaluate_alarms(settings, store, scorer, samples, prediction[:, 0], **options)
         metrics = {f"{split}/{name}": plain(estimate) for name, estimate in estimates.items()}
@@ -104,7 +114,8 @@ def prediction_frame(
     """Predictions as people get them: `subject_id`, `prediction_time`, outcomes where known, predictions.
 
     The columns are `label` and `probability`; with several classes or labels `probability_<name>`, of numbers
-    `prediction`, of times `time_to_event_hours`, `event` and `incidence_<cause>_<hours>h`.
+    `prediction`, of times `time_to_event_hours`, `event` and `incidence_<cause>_<hours>h`; of
+    forecasts `anomaly`.
     """
     columns = [
         pl.Series("subject_id", store.subjects_of(samples)),
@@ -113,7 +124,7 @@ def prediction_frame(
     if outcome is not None:
         columns += _outcome_columns(target, outcome)
     names = prediction_names(target)
-    columns += [pl.Series(name, prediction[:, number]) for number, name in enumerate(names)]
+    columns += [pl.Series(name, prediction[:, number], nan_to_null=True) for number, name in enumerate(names)]
     return pl.DataFrame(columns)
 
 
@@ -131,6 +142,8 @@ def _outcome_columns(target: Target, outcome: NDArray[np.float32]) -> list[pl.Se
             return [pl.Series("label", outcome[:, 0])]
         case SurvivalTarget():
             return [pl.Series(TIME_TO_EVENT, outcome[:, 0]), pl.Series(EVENT, outcome[:, 1].astype(np.int64))]
+        case ForecastTarget():
+            return [] if np.isnan(outcome).all() else [pl.Series("label", outcome[:, 0] == 1)]
 
 
 def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
@@ -143,9 +156,13 @@ def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
 
 
 def flatten(metrics: Metrics) -> dict[str, float]:
-    """Metrics as MLflow takes them: `held_out/auroc`, `held_out/auroc_ci_low`, ...; undefined ones are left out."""
+    """Metrics as MLflow takes them: `held_out/auroc`, `held_out/auroc_ci_low`, ...; undefined ones are left out.
+
+    Names of codes lose what MLflow does not allow in a name: `VITAL//heart_rate` becomes `VITAL/heart_rate`.
+    """
     flat = {}
-    for name, estimate in metrics.items():
+    for full_name, estimate in metrics.items():
+        name = re.sub("/+", "/", re.sub(r"[^\w./ -]", "_", full_name)).rstrip("/")
         for part, value in estimate.items():
             if value is not None:
                 flat[name if part == "value" else f"{name}_{part}"] = value

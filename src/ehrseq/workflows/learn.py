@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ehrseq.config.schema import Settings, Trees
-from ehrseq.config.targets import read_target
+from ehrseq.config.targets import ForecastTarget, Target, read_target
+from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
-from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
     from ehrseq.training.callbacks import MetricSink
     from ehrseq.training.fit import Fitted
+    from ehrseq.workflows.pretrained import Start
 
 WEIGHTS = "model.safetensors"
 IMPORTANCE = "importance.csv"
@@ -47,6 +52,7 @@ def learn_members(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> Learned:
     """Train `settings.members` models that differ by their seeds; the first is the one that would be trained alone.
 
@@ -56,16 +62,17 @@ def learn_members(
         folder: Where the checkpoints go.
         sink: Receives the figures of the first member.
         report: Prints lines on the way.
+        start: What to begin with; new weights by default.
     """
     if settings.members == 1:
-        return learn_model(settings, store, folder, sink, report)
+        return learn_model(settings, store, folder, sink, report, start)
     members = []
     for number in range(settings.members):
         own = settings.model_copy(update={"seed": settings.seed + number * _SEEDS_APART})
         if report:
             report(f"train: member {number + 1} of {settings.members}")
         place = member_folder(folder, number)
-        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report))
+        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report, start))
 
     def write(target: Path) -> None:
         for number, member in enumerate(members):
@@ -89,19 +96,19 @@ def learn_model(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> Learned:
     """Train what the settings name: a network (`learn`) or trees (`learn_trees`)."""
     if isinstance(settings.model, Trees):
         return learn_trees(settings, settings.model, store, sink, report)
     from safetensors.torch import save_file
 
-    model, fitted = learn(settings, store, folder, sink, report)
+    model, fitted = learn(settings, store, folder, sink, report, start)
 
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
 
-    scorer = NetworkScorer(model, settings.representation, settings.outputs)
-    return Learned(scorer, write, fitted.epoch, fitted.epochs, fitted.score)
+    return Learned(network_scorer(model, settings), write, fitted.epoch, fitted.epochs, fitted.score)
 
 
 def learn_trees(
@@ -162,6 +169,7 @@ def learn(
     folder: Path,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
 ) -> tuple["SequenceModel", "Fitted"]:
     """Train one network on `train`, watched on `tuning`.
 
@@ -171,6 +179,7 @@ def learn(
         folder: Where the checkpoints go.
         sink: Receives each epoch's figures.
         report: Prints a line an epoch where there are no bars.
+        start: What to begin with; new weights by default.
 
     Returns:
         The network with its best weights, and the facts of the training.
@@ -184,12 +193,19 @@ def learn(
     from ehrseq.training.module import SequenceModule
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    representation = represent(store, settings.representation, settings.outputs)
-    cache = settings.loader.cache_gib / 2
-    train, tuning = (HistoryDataset(representation, store.samples(split), cache) for split in ("train", "tuning"))
     target = read_target(store.meta["target"])
+    horizon = target.horizon if isinstance(target, ForecastTarget) else None
+    representation = represent(store, settings.representation, settings.outputs, horizon)
+    cache = settings.loader.cache_gib / 2
+    train, tuning = (
+        HistoryDataset(representation, _learned_from(store, split, target), cache) for split in ("train", "tuning")
+    )
     sizes = len(representation.names), len(store.statics)
     model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
+    if start is not None:
+        given = start.hand_on(model, representation.names, store.statics)
+        if report:
+            report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     model.objective.fit(train.outcomes)
     module = SequenceModule(
         model,
@@ -212,3 +228,17 @@ def learn(
     )
     model.load_state_dict(fitted.weights)
     return model.cpu().eval(), fitted
+
+
+def _learned_from(store: Store, split: str, target: Target) -> NDArray[np.int64]:
+    """The samples of a split that are learned from, or watched: all, or those that are known to be normal.
+
+    Raises:
+        DataError: If there are none.
+    """
+    samples = store.samples(split)
+    if isinstance(target, ForecastTarget) and target.normal_only:
+        samples = samples[store.arrays.sample_label[samples, 0] != 1]
+        if not len(samples):
+            raise DataError(f"task.target.normal_only=true: every label of {split} is true; nothing normal to learn")
+    return samples

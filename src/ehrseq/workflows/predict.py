@@ -18,7 +18,9 @@ from ehrseq.workflows.build import build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.engine import choose_engine
 from ehrseq.workflows.evaluate import prediction_frame
+from ehrseq.workflows.forecasts import anomaly_frame
 from ehrseq.workflows.runs import TrainedRun
+from ehrseq.workflows.scorers import ForecastScorer
 
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
@@ -40,7 +42,8 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
     Args:
         settings: `source`, `loader` and `trainer.accelerator` are used; everything else comes from the run.
         trained: The run.
-        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time` and the predictions.
+        output: `.parquet` or `.csv` file with `subject_id`, `prediction_time` and the predictions; of forecasts, the
+            anomaly of each step goes into a file beside it, `<name>_steps`.
 
     Raises:
         ConfigError: If the output has another suffix.
@@ -70,7 +73,14 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
             say(f"predict: {left_out['events'].sum():,} events of {left_out.height} codes unknown to the run left out")
         store = open_store(folder / "store")
         samples = np.arange(len(store.arrays.sample_time))
-        prediction = trained.scorer().score(store, samples, settings)
+        scorer = trained.scorer()
+        if isinstance(scorer, ForecastScorer):
+            anomalies = scorer.anomalies(store, samples, settings)
+            prediction = anomalies.of_histories(scorer.forecasts(store), samples)[:, None]
+            with atomic_file(output.with_stem(f"{output.stem}_steps")) as staging:
+                writer(anomaly_frame(store, anomalies), staging)
+        else:
+            prediction = scorer.score(store, samples, settings)
         with atomic_file(output) as staging:
             writer(prediction_frame(store, trained.target(), samples, prediction), staging)
     return Predicted(output, len(samples))

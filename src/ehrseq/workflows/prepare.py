@@ -144,12 +144,13 @@ def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> _Labelled:
     """Labels, outcomes and splits."""
     labels = maker.labels(dataset, settings.task.name)
     outcomes = encode(labels.frame, settings.task.target, settings.task.name)
-    binary = settings.task.target.kind == "binary"
-    # Splits are stratified, and checked for both classes, by what is predicted, not by what else is there.
-    frame = labels.frame if binary else labels.frame.drop(schema.BOOLEAN_VALUE, strict=False)
+    kind = settings.task.target.kind
+    # Splits are stratified, and checked for both classes, by what is predicted, not by what else is there. Forecasts
+    # are divided as the binary task is, which a network that begins with theirs may learn.
+    frame = labels.frame if kind in ("binary", "forecast") else labels.frame.drop(schema.BOOLEAN_VALUE, strict=False)
     if settings.split.method == "source":
-        return _Labelled(labels, outcomes, read_splits(dataset, frame))
-    return _Labelled(labels, outcomes, assign_splits(frame, settings.split))
+        return _Labelled(labels, outcomes, read_splits(dataset, frame, both_classes=kind == "binary"))
+    return _Labelled(labels, outcomes, assign_splits(frame, settings.split, both_classes=kind == "binary"))
 
 
 def _write_store(settings: Settings, prepared: Prepared, labelled: _Labelled, store_key: dict[str, Any]) -> None:

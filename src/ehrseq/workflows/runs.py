@@ -3,6 +3,7 @@
 import re
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from ehrseq.tracking import describe_run_id
 from ehrseq.workflows.build import build_booster, build_model
 from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
-from ehrseq.workflows.scorers import EnsembleScorer, NetworkScorer, Scorer, TreesScorer
+from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -43,8 +44,14 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
         plain = [part.plain() for part in parts]
         plain[4].pop("progress")
         plain.append({"outputs": settings.outputs})
-    key = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
-    return key | ({"members": settings.members} if settings.members > 1 else {})
+    key: dict[str, Any] = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
+    if settings.members > 1:
+        key["members"] = settings.members
+    if settings.pretrained is not None:
+        pretraining = find_run(settings.pretrained, settings, "pretrained")
+        # The stores go along, so that whoever begins with this run in turn knows whom its weights have seen.
+        key["pretrained"] = {"weights": pretraining.weights_digest, "stores": pretraining.stores()}
+    return key
 
 
 def run_folder(settings: Settings, prepared: Prepared) -> Path:
@@ -71,6 +78,10 @@ class TrainedRun:
     key: dict[str, Any]
     weights_digest: str
 
+    def stores(self) -> list[str]:
+        """Digests of all stores that its weights have learned from: its own, and those of its pretraining."""
+        return [self.key["store"], *self.key.get("pretrained", {"stores": []})["stores"]]
+
     def preprocessor(self) -> Preprocessor:
         """The preprocessing that was fitted for this run."""
         return Preprocessor.from_json(read_json(self.folder / TRAIN / PREPROCESSOR))
@@ -89,7 +100,7 @@ class TrainedRun:
             booster = build_booster(self.settings.model, self.target())
             booster.load(member_folder(self.folder / TRAIN, number))
             return TreesScorer(booster, self.settings.model.summary)
-        return NetworkScorer(self.model(number), self.settings.representation, self.settings.outputs)
+        return network_scorer(self.model(number), self.settings)
 
     def model(self, member: int = 0) -> "SequenceModel":
         """The network with its best weights; of an ensemble, one member.
@@ -139,12 +150,13 @@ def open_run(folder: Path) -> TrainedRun:
     return TrainedRun(folder, settings, manifest["key"], digest)
 
 
-def find_run(reference: str, settings: Settings) -> TrainedRun:
+def find_run(reference: str, settings: Settings, key: str = "run") -> TrainedRun:
     """A run by its folder or its MLflow run id.
 
     Args:
-        reference: What stands after `run=`.
+        reference: What stands after `run=`, or another key.
         settings: For `paths.runs` and `tracking.uri`.
+        key: The key.
 
     Raises:
         RunError: If there is no such run.
@@ -153,24 +165,27 @@ def find_run(reference: str, settings: Settings) -> TrainedRun:
     if path.is_dir():
         return open_run(path)
     if not _MLFLOW_ID.fullmatch(reference):
-        raise RunError(f"run={reference}: no such folder, and not an MLflow run id (32 hexadecimal digits)")
+        raise RunError(f"{key}={reference}: no such folder, and not an MLflow run id (32 hexadecimal digits)")
     for state in sorted(Path(settings.paths.runs).glob("*/tracking/run.json")):
         folder = state.parent.parent
         if (describe_run_id(folder) or {}).get("run_id") == reference:
             return open_run(folder)
-    return _fetch(reference, settings.tracking.uri)
+    return _fetch(reference, settings.tracking.uri, key)
 
 
-def _fetch(run_id: str, uri: str) -> TrainedRun:
+@cache
+def _fetch(run_id: str, uri: str, key: str) -> TrainedRun:
     """Bring a run's model from MLflow, for people who do not have the run folder."""
     from ehrseq.tracking.client import download_artifacts
 
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise RunError(f"run={run_id}: no run folder here has this id, and there is no {uri} (config key tracking.uri)")
+        raise RunError(
+            f"{key}={run_id}: no run folder here has this id, and there is no {uri} (config key tracking.uri)"
+        )
     target = Path(tempfile.mkdtemp(prefix="ehrseq-run-"))
     try:
         download_artifacts(uri, run_id, TRAIN, target)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError(f"run={run_id}: not found in {uri} (config key tracking.uri): {reason}") from error
+        raise RunError(f"{key}={run_id}: not found in {uri} (config key tracking.uri): {reason}") from error
     return open_run(target)

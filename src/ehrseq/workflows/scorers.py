@@ -1,5 +1,6 @@
 """What gives predictions: a trained network, or trees; workflows need not know which."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Outputs, RepresentationConfig, Settings, SummaryConfig
+from ehrseq.config.targets import ForecastTarget
 from ehrseq.store import Store
 
 if TYPE_CHECKING:
     from ehrseq.baselines import GradientBoosting
+    from ehrseq.data import Forecasts
     from ehrseq.nn import SequenceModel
+    from ehrseq.training.forecasting import Anomalies, ForecastBatch
 
 _CHUNK = 20_000  # histories summarised at once
 
@@ -47,6 +51,64 @@ class NetworkScorer:
         scores = inference.score(self.model, dataset.ordered(settings.loader), device)
         # With an output at every step, a subject's earlier predictions come along unasked.
         return scores.prediction[np.searchsorted(scores.samples, samples)]
+
+
+@dataclass(frozen=True)
+class ForecastScorer:
+    """A network that foretells, and what it reads; its prediction of a history is how surprising it was."""
+
+    model: "SequenceModel"
+    representation: RepresentationConfig
+    horizon: int
+
+    def score(self, store: Store, samples: NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+        """The anomaly of each history, (M, 1); see `Scorer`."""
+        return self.anomalies(store, samples, settings).of_histories(self.forecasts(store), samples)[:, None]
+
+    def anomalies(
+        self,
+        store: Store,
+        samples: NDArray[np.int64],
+        settings: Settings,
+        each: Callable[["ForecastBatch"], None] = lambda _: None,
+    ) -> "Anomalies":
+        """How surprising every step is, in one pass.
+
+        Args:
+            store: Where the histories are.
+            samples: (M,) sample numbers.
+            settings: How: batch size and accelerator.
+            each: Receives the forecasts, a batch at a time: all of them together may be many.
+        """
+        from ehrseq.data import HistoryDataset
+        from ehrseq.training import inference
+        from ehrseq.training.forecasting import Anomalies, forecast
+
+        forecasts = self.forecasts(store)
+        dataset = HistoryDataset(forecasts, np.unique(samples))
+        device = inference.choose_device(settings.trainer.accelerator)
+        parts = []
+        for batch in forecast(self.model, dataset.ordered(settings.loader), device):
+            each(batch)
+            parts.append(batch.surprises())
+        steps, surprise = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Anomalies.collect(forecasts, steps, surprise)
+
+    def forecasts(self, store: Store) -> "Forecasts":
+        """The representation of a store that the network reads."""
+        from ehrseq.data import Forecasts, represent
+
+        representation = represent(store, self.representation, "steps", self.horizon)
+        assert isinstance(representation, Forecasts)
+        return representation
+
+
+def network_scorer(model: "SequenceModel", settings: Settings) -> Scorer:
+    """The scorer of a network that was trained with these settings."""
+    target = settings.task.target
+    if isinstance(target, ForecastTarget):
+        return ForecastScorer(model, settings.representation, target.horizon)
+    return NetworkScorer(model, settings.representation, settings.outputs)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
+from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
@@ -37,7 +38,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
 
     Raises:
         TrainingError: If the loss is no longer finite.
-        ConfigError: If a block cannot be built.
+        ConfigError: If a block cannot be built, or does not take the weights that it is to begin with.
+        DataError: If the run to begin with has seen subjects that are to judge this one.
     """
     if is_done(settings, prepared, folder):
         say(f"train: {folder / TRAIN} is up to date")
@@ -51,7 +53,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
 
     store = prepared.open()
     with atomic_folder(folder / TRAIN) as staging:
-        learned = learn_members(settings, store, staging / "checkpoints", sink, say)
+        learned = learn_members(settings, store, staging / "checkpoints", sink, say, find_start(settings, prepared))
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, store.meta["target"])

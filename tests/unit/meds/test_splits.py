@@ -82,3 +82,11 @@ def test_one_class_and_too_few_are_refused() -> None:
         assign_splits(labels(100, share=0.02), BASE)
     with pytest.raises(DataError, match="split tuning would be empty: 2 subjects are too few"):
         assign_splits(labels(2, share=0.5), BASE)
+
+
+def test_one_class_is_enough_where_labels_are_not_what_is_learned() -> None:
+    frame = assign_splits(labels(100, share=0), BASE, both_classes=False)
+    assert sizes(frame) == {"train": 64, "tuning": 16, "held_out": 20}
+    assert assign_splits(labels(100), BASE, both_classes=False).equals(assign_splits(labels(100), BASE))
+    with pytest.raises(DataError, match="would be empty"):
+        assign_splits(labels(2), BASE, both_classes=False)
