@@ -39,7 +39,7 @@ def assign_splits(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
     """Divide the labelled subjects into `train`, `tuning` and `held_out`.
 
     Args:
-        labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified.
+        labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified, null where unknown.
         config: Shares, seed, folds.
 
     Returns:
@@ -133,8 +133,8 @@ def _check(labels: pl.DataFrame, splits: pl.DataFrame) -> None:
             raise DataError(
                 f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)"
             )
-        if schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
-            only = "positive" if part[schema.BOOLEAN_VALUE][0] else "negative"
+        if schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].drop_nulls().n_unique() < 2:
+            only = "positive" if part[schema.BOOLEAN_VALUE].any() else "negative"
             positives = int(labels[schema.BOOLEAN_VALUE].sum())
             raise DataError(
                 f"split {name} has only {only} labels ({part.height} of them; {positives} of all {labels.height} "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ehrseq.config.fit import PLAIN_LOSS, unused_by
 from ehrseq.config.schema import Loss
 from ehrseq.config.targets import (
     BinaryTarget,
@@ -19,8 +20,11 @@ from ehrseq.config.targets import (
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
+    SeveralTarget,
+    SingleTarget,
     SurvivalTarget,
     Target,
+    columns_of,
 )
 from ehrseq.errors import ConfigError
 
@@ -119,7 +123,7 @@ class MulticlassObjective(Objective):
 
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Weights and log priors from the outcomes of `train`."""
-        count = np.maximum(np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.outputs), 0.5)
+        count = np.maximum(_counts(outcomes, self.outputs), 0.5)
         if self.config.class_weight == "balanced":
             self.get_buffer("weight").copy_(torch.from_numpy(count.sum() / count / self.outputs))
         self.get_buffer("prior").copy_(torch.from_numpy(np.log(count / count.sum())))
@@ -209,7 +213,7 @@ class OrdinalObjective(Objective):
     @torch.no_grad()
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Start where a score of 0 gives the frequencies of `train`."""
-        count = np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.buckets) + 0.5
+        count = _counts(outcomes, self.buckets) + 0.5
         above = 1 - np.cumsum(count)[:-1] / count.sum()
         thresholds = -np.log(above / (1 - above))
         self.first.copy_(torch.tensor(thresholds[0]))
@@ -281,6 +285,50 @@ class SurvivalObjective(Objective):
         return self.predict(output)[:, len(self.get_buffer("edges")) - 1]
 
 
+class SeveralObjective(Objective):
+    """Several targets at once: a weighted sum of their losses, each the mean over the outcomes that are known to it.
+
+    Args:
+        target: With the classes and labels of its parts.
+        loss: How errors count; what a part has no use for is not for it.
+    """
+
+    def __init__(self, target: SeveralTarget, loss: Loss) -> None:
+        super().__init__()
+        self.columns = columns_of(target)
+        self.weights = [part.weight for part in target.parts.values()]
+        own = [
+            (part.target, {name: PLAIN_LOSS[name] for name in unused_by(part.target.kind, loss)})
+            for part in self.columns
+        ]
+        self.parts = nn.ModuleList(_single(part, loss.model_copy(update=plain)) for part, plain in own)
+        self.sizes = [part.outputs for part in self._objectives()]
+        self.outputs = sum(self.sizes)
+
+    def _objectives(self) -> list[Objective]:
+        return [part for part in self.parts if isinstance(part, Objective)]
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Each part from its own columns."""
+        for part, columns in zip(self._objectives(), self.columns, strict=True):
+            part.fit(outcomes[:, columns.outcomes])
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        own = zip(self._objectives(), self.columns, torch.split(output, self.sizes, dim=1), strict=True)
+        losses = [part.loss(mine, outcome[:, columns.outcomes]) for part, columns, mine in own]
+        return torch.stack([weight * loss for weight, loss in zip(self.weights, losses, strict=True)]).sum()
+
+    def predict(self, output: Tensor) -> Tensor:
+        """The predictions of all parts, (B, P), part after part."""
+        own = zip(self._objectives(), torch.split(output, self.sizes, dim=1), strict=True)
+        return torch.cat([part.predict(mine) for part, mine in own], dim=1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """That of the first part, (B,)."""
+        return self._objectives()[0].risk(output[:, : self.sizes[0]])
+
+
 def make_objective(target: Target, loss: Loss) -> Objective:
     """The objective of a target.
 
@@ -289,20 +337,22 @@ def make_objective(target: Target, loss: Loss) -> Objective:
         loss: How errors count.
 
     Raises:
-        ConfigError: If the loss has options that this target has no use for.
+        ConfigError: If the loss has options that a single target has no use for.
     """
-    if isinstance(target, RegressionTarget | OrdinalTarget | SurvivalTarget):
-        unused = [name for name, value in loss if value not in (0, "none")]
-        if unused:
-            raise ConfigError(
-                f"loss.{unused[0]} is for binary, multiclass and multilabel targets; this is {target.kind}"
-            )
+    if isinstance(target, SeveralTarget):
+        return SeveralObjective(target, loss)
+    if unused := unused_by(target.kind, loss):
+        if target.kind == "multiclass":
+            raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
+        raise ConfigError(f"loss.{unused[0]} is for binary, multiclass and multilabel targets; this is {target.kind}")
+    return _single(target, loss)
+
+
+def _single(target: SingleTarget, loss: Loss) -> Objective:
     match target:
         case BinaryTarget():
             return BinaryObjective(1, loss)
         case MulticlassTarget():
-            if not isinstance(loss.class_weight, str):
-                raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
             return MulticlassObjective(len(target.classes), loss)
         case MultilabelTarget():
             return BinaryObjective(len(target.labels), loss)
@@ -312,6 +362,12 @@ def make_objective(target: Target, loss: Loss) -> Objective:
             return OrdinalObjective(len(target.edges) + 1)
         case SurvivalTarget():
             return SurvivalObjective(target.edges, len(target.causes))
+
+
+def _counts(outcomes: NDArray[np.float32], minlength: int) -> NDArray[np.int64]:
+    """How often each number is among the known outcomes, (M, 1)."""
+    known = outcomes[~np.isnan(outcomes)]
+    return np.bincount(known.astype(np.int64), minlength=minlength)
 
 
 def _mean(losses: Tensor, known: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class SequenceModule(lightning.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.tuning_metrics = metrics
         self.replication = replication
-        self._sums: dict[str, Tensor] = {}
+        self._train_loss: list[Tensor] = []  # sum and count of the epoch so far
+        self._tuning: list[tuple[Tensor, Tensor]] = []  # outputs (N, O) and outcomes (N, L)
 
     def forward(self, batch: SequenceBatch) -> Prediction:
         """Outputs (B, O) and attention (B, T) of a batch."""
@@ -60,13 +61,13 @@ class SequenceModule(lightning.LightningModule):
         else:
             output, outcome, _samples = outputs_of(self.model, batch)
             loss, count = self.model.objective.loss(output, outcome), len(output)
-        self._add("train/loss", loss.detach(), count)
+        self._add(loss.detach(), count)
         return loss
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
         output, outcome, _samples = outputs_of(self.model, batch)
-        self._add("tuning/loss", self.model.objective.loss(output, outcome), len(output))
+        self._tuning.append((output.float(), outcome))
         if self.tuning_metrics is not None:
             self.tuning_metrics.update(self.model.objective.predict(output.float()), outcome)
 
@@ -84,20 +85,18 @@ class SequenceModule(lightning.LightningModule):
         """Logs what training watches; exact over the whole split, never a mean over batches."""
         if self.tuning_metrics is not None:
             self.log_dict(self.tuning_metrics.compute())
-        self.log("tuning/loss", self._mean("tuning/loss"))
+        output, outcome = (torch.cat(parts) for parts in zip(*self._tuning, strict=True))
+        self._tuning.clear()
+        self.log("tuning/loss", self.model.objective.loss(output, outcome))
 
     def train_loss(self) -> float:
         """The mean training loss of the epoch that just ended; starts anew with the next."""
-        return float(self._mean("train/loss"))
+        total, count = self._train_loss.pop()
+        return float(total / count)
 
-    def _add(self, name: str, mean: Tensor, count: int) -> None:
+    def _add(self, mean: Tensor, count: int) -> None:
         new = torch.stack([mean.double() * count, torch.tensor(count, dtype=torch.float64, device=mean.device)])
-        self._sums[name] = self._sums[name] + new if name in self._sums else new
-
-    def _mean(self, name: str) -> Tensor:
-        total, count = self._sums.pop(name)
-        mean: Tensor = total / count
-        return mean
+        self._train_loss = [sum(self._train_loss, new)]
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, where there is one, its schedule."""
