@@ -24,7 +24,7 @@ from ehrseq.metrics.survival import brier_columns, concordance
 
 Floats = NDArray[np.float64]
 # By which figure a run of each kind is judged at a glance.
-HEADLINE = {
+_HEADLINE = {
     "binary": "auroc",
     "multiclass": "macro_auroc",
     "multilabel": "macro_auroc",
@@ -39,8 +39,8 @@ def headline(target: Target) -> str:
     if isinstance(target, SeveralTarget):
         return f"{target.first}_{headline(target.parts[target.first].target)}"
     if isinstance(target, SurvivalTarget) and len(target.causes) > 1:
-        return f"{HEADLINE[target.kind]}_{target.causes[0]}"
-    return HEADLINE[target.kind]
+        return f"{_HEADLINE[target.kind]}_{target.causes[0]}"
+    return _HEADLINE[target.kind]
 
 
 def evaluate_predictions(
