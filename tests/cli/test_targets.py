@@ -231,7 +231,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["task.target.kind=ordinal", "+task.target.edges=[3,1]"], "edges [3.0, 1.0] must rise"),
     (["trainer.monitor=tuning/mae"], "trainer.monitor=tuning/mae: a binary target has tuning/loss, tuning/auroc"),
     (["task.target.kind=several"], "task.target.parts is missing"),
-    (["task=mortality_and_stay", "task.target.first=sty"], "first=sty is none of the parts mortality, stay"),
+    (["task=mortality_and_stay", "+task.target.first=sty"], "first=sty is none of the parts mortality, stay"),
 ]
 
 
