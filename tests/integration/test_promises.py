@@ -318,9 +318,9 @@ def test_every_target_is_learned_by_heart(kind: str, store: Store) -> None:
 
 TRAIN = (
     "model.shortcut=null",
-    "optim.optimizer.lr=0.02",
+    "optim.optimizer.lr=0.01",
     "optim.weight_averaging=null",
-    "trainer.max_epochs=4",
+    "trainer.max_epochs=5",
     "trainer.progress=false",
     "loader.batch_size=32",
 )
