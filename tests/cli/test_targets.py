@@ -50,6 +50,11 @@ def work(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
             "time_to_event_hours": np.where(censored, hours * RANDOM.random(len(value)), hours) + 0.1,
             "event": np.where(censored, 0, 1 + (RANDOM.random(len(value)) < 0.3)),
         },
+        "together": {
+            "high": third == 2,
+            "rate": pl.Series(np.where(RANDOM.random(len(value)) < 0.4, np.nan, value)).fill_nan(None),
+            "float_value": value,
+        },
     }
     for name, values in columns.items():
         labels.with_columns(**{key: pl.Series(column) for key, column in values.items()}).write_parquet(
@@ -99,6 +104,92 @@ def test_target_is_learned_scored_and_predicted(kind: str, ehrseq: Command, work
         np.testing.assert_allclose(both[name], both[f"{name}_again"], atol=1e-5, rtol=1e-5)
 
 
+TOGETHER = (
+    "task=labels",
+    "task.labels.path=together.parquet",
+    "task.target.kind=several",
+    "+task.target.parts={high:{target:{kind:binary},column:high},rate:{target:{kind:regression},column:rate,weight:2},"
+    "bucket:{target:{kind:ordinal,edges:[75,85,95]}}}",
+)
+PREDICTED = ["high_probability", *(f"bucket_probability_{k}" for k in range(4)), "rate_prediction"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("alone", ["trainer.monitor=tuning/high_auroc", "loss.focal=1"]),
+        ("ensemble", ["members=2", "audit.shuffled_labels=true"]),
+        ("steps", ["outputs=steps", "model/pooling=max"]),
+    ],
+)
+def test_several_targets_are_learned_together(name: str, words: list[str], ehrseq: Command, work: Path) -> None:
+    source = ("source=meds", "source.path=meds")
+    done = ehrseq("train", *source, *TOGETHER, f"task.name=together_{name}", *FAST, *words, cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "labels are known" not in done.stderr
+    run = next((work / "runs").glob(f"*-together_{name}-*"))
+    metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
+    value = {name: item["value"] for name, item in metrics.items()}
+    assert value["held_out/high_auroc"] > 0.7
+    assert value["held_out/bucket_kappa"] > 0.2
+    assert value["held_out/rate_r2"] > 0.2
+    assert (run / "evaluate" / "high_roc.png").is_file()
+    if name == "ensemble":
+        control = json.loads((run / "audit" / "audit.json").read_text())
+        assert abs(control["control/shuffled_labels_high_auroc"]["value"] - 0.5) < 0.25
+    scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
+    assert scored.columns == [*KEYS, "high_label", "bucket_label", "rate_label", *PREDICTED]
+    # What is missing in the labels is missing here, and not taken for anything.
+    truth = pl.read_parquet(work / "together.parquet")
+    both = scored.join(truth, on=KEYS)
+    assert 0.2 < both["rate_label"].null_count() / both.height < 0.6
+    assert both["rate_label"].equals(both["rate"].cast(pl.Float32), check_names=False, null_equal=True)
+    assert both["high_label"].equals(both["high"], check_names=False)
+    known = both.drop_nulls("rate_label")
+    mae = (known["rate_label"] - known["rate_prediction"]).abs().mean()
+    assert value["held_out/rate_mae"] == pytest.approx(mae, rel=1e-6)
+    output = work / f"together_{name}.parquet"
+    done = ehrseq("predict", *source, f"run={run}", f"output={output}", cwd=work)
+    assert done.returncode == 0, done.stderr
+    predicted = pl.read_parquet(output)
+    assert predicted.columns == [*KEYS, *PREDICTED]
+    again = scored.join(predicted, on=KEYS, suffix="_again")
+    for column in PREDICTED:
+        np.testing.assert_allclose(again[column], again[f"{column}_again"], atol=1e-5, rtol=1e-5)
+
+
+def test_several_targets_are_explained_by_the_first(ehrseq: Command, work: Path) -> None:
+    words = ("source=meds", "source.path=meds", *TOGETHER, "task.name=together_explained", *FAST[:1], *FAST[2:])
+    done = ehrseq("train", *words, cwd=work)
+    assert done.returncode == 0, done.stderr
+    run = next((work / "runs").glob("*-together_explained-*"))
+    table = pl.read_parquet(run / "explain" / "attention.parquet").unique(KEYS)
+    scored = pl.read_parquet(run / "evaluate" / "predictions.parquet").join(table, on=KEYS)
+    np.testing.assert_allclose(scored["risk"], scored["high_probability"], atol=1e-5)
+    assert (run / "explain" / "timeline_01.png").is_file()
+
+
+def test_a_task_of_windows_on_real_records(ehrseq: Command, test_data: Path, tmp_path: Path) -> None:
+    words = (
+        "task=mortality_and_stay",
+        "source=meds",
+        f"source.path={test_data / 'mimic-iv-demo-meds'}",
+        "representation=timepoints",
+        "trainer.max_epochs=1",
+        "explain=none",
+        "tracking=none",
+        "evaluate.replicates=0",
+    )
+    done = ehrseq("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mortality: positive: 14" in done.stderr
+    assert "labelled by any part: 244" in done.stderr
+    run = next((tmp_path / "runs").iterdir())
+    scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
+    assert scored.null_count().sum_horizontal()[0] == 0
+    assert (scored["stay_label"] > 0).all()
+
+
 TREES = (
     "model=gbm",
     "model.booster.learning_rate=0.1",
@@ -139,7 +230,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["task.target.kind=survival"], "task.target.edges is missing"),
     (["task.target.kind=ordinal", "+task.target.edges=[3,1]"], "edges [3.0, 1.0] must rise"),
     (["trainer.monitor=tuning/mae"], "trainer.monitor=tuning/mae: a binary target has tuning/loss, tuning/auroc"),
-    (["task.target.kind=several"], "task.target"),
+    (["task.target.kind=several"], "task.target.parts is missing"),
+    (["task=mortality_and_stay", "+task.target.first=sty"], "first=sty is none of the parts mortality, stay"),
 ]
 
 

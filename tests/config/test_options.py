@@ -20,7 +20,8 @@ from ehrseq.config.load import (
 from ehrseq.config.schema import Model, Settings, Trees
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
-from ehrseq.workflows.build import build_booster, build_model, build_optimizer, build_source, resolve
+from ehrseq.tasks import LabelMaker
+from ehrseq.workflows.build import build_booster, build_label_maker, build_model, build_optimizer, build_source, resolve
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -38,6 +39,7 @@ def test_option_composes_and_builds(group: str, option: str) -> None:
     }
     settings = load_settings([f"{group}={option}", *needs.get(f"{group}={option}", [])])
     assert isinstance(build_source(settings.source), Source)
+    assert isinstance(build_label_maker(settings.task), LabelMaker)
     if isinstance(settings.model, Trees):
         assert build_booster(settings.model, settings.task.target).n_estimators > 0
         return
@@ -100,6 +102,30 @@ MISTAKES = [
     (["seed=1,2"], "'seed=1,2' gives several values; add -m to run them all"),
     (["gru"], "'gru' is not an override; write key=value"),
     (["~seed"], "seed is missing"),
+    (
+        ["task=mortality_and_stay", "+task.target.parts.stay.wieght=2"],
+        "unknown key 'task.target.parts.stay.wieght'; did you mean 'weight'?",
+    ),
+    (
+        ["task=mortality_and_stay", "+task.target.parts.stay.target.lgo=true"],
+        "unknown key 'task.target.parts.stay.target.lgo'; did you mean 'log'?",
+    ),
+    (
+        ["task=mortality_and_stay", "task.target.parts.stay.weight=-1"],
+        "task.target.parts.stay.weight=-1 is not possible: input should be greater than 0",
+    ),
+    (
+        ["task=mortality_and_stay", "+task.labels.parts.stay.dealy_hours=2"],
+        "unknown key 'task.labels.parts.stay.dealy_hours'; did you mean 'delay_hours'?",
+    ),
+    (
+        ["task=mortality_and_stay", "~task.labels.parts.stay"],
+        "task.labels.parts={",
+    ),
+    (
+        ["task=mortality_and_stay", "+task.target.parts.mortality.target.utility=sepsis2019"],
+        "task.target: parts.mortality.target.utility is for a binary target alone",
+    ),
     (["experiment=dmo"], "experiment=dmo: no such option; did you mean 'demo'?"),
 ]
 
@@ -128,6 +154,15 @@ TARGETS = [
 def test_targets_outside_the_list_are_refused(target: str) -> None:
     with pytest.raises(ConfigError, match="is not allowed"):
         load_settings([f"model.encoder._target_={target}"])
+
+
+def test_targets_within_a_component_are_looked_at_like_any() -> None:
+    key = "task.labels.parts.stay._target_"
+    with pytest.raises(ConfigError, match=r"task\.labels\.parts\.stay: _target_ 'os\.system' is not allowed"):
+        load_settings(["task=mortality_and_stay", f"{key}=os.system"])
+    task = load_settings(["task=mortality_and_stay", "task.labels.parts.stay={_target_:torch.nn.Identity}"]).task
+    with pytest.raises(ConfigError, match=r"task\.labels\.parts\.stay: torch\.nn\.Identity is not a LabelMaker"):
+        build_label_maker(task)
 
 
 @pytest.mark.parametrize("target", ["torch.nn.functional.os.system", "torch.optim.Nothing", "torch.nn.functional.relu"])
@@ -229,6 +264,15 @@ MISFITS = [
     (["model=gbm", "task.target.kind=regression", "loss.class_weight=2"], "loss.class_weight=2.0 is for binary"),
     (["model=gbm", "trainer.monitor=tuning/r2"], "a binary target has tuning/loss, tuning/auroc, tuning/auprc"),
     (["+task.target.utility=sepsis"], "task.target.utility=sepsis is not possible; did you mean 'sepsis2019'?"),
+    (["task=mortality_and_stay", "model=gbm"], "model=gbm learns binary, multiclass, regression targets, not several"),
+    (
+        ["task=mortality_and_stay", "trainer.monitor=tuning/auroc"],
+        "a several target has tuning/loss, tuning/mortality_auroc, tuning/mortality_auprc, tuning/stay_mae",
+    ),
+    (
+        ["task=mortality_and_stay", "task.target.parts.mortality.target.kind=regression", "loss.focal=2"],
+        "loss.focal=2.0 is for binary, multiclass, multilabel targets, not regression",
+    ),
     (["task=sepsis", "task.target.kind=regression"], "unknown key 'task.target.utility'; known: kind, log"),
     (
         ["task.target.kind=regression", "trainer.monitor=tuning/auroc"],

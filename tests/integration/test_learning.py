@@ -1,25 +1,20 @@
 """That it learns what is there, nothing that is not, and the same every time."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings
-from ehrseq.data import HistoryDataset, represent
 from ehrseq.errors import RunError, TrainingError
 from ehrseq.files import read_json
 from ehrseq.store import Store
-from ehrseq.training import inference
 from ehrseq.training.schedule import cosine_with_warmup
 from ehrseq.workflows import experiment, prepare
-from ehrseq.workflows.build import build_model
 from ehrseq.workflows.learn import learn
 from ehrseq.workflows.runs import open_run
 from ehrseq.workflows.scorers import NetworkScorer
@@ -71,46 +66,6 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     loss = json.loads((result.folder / "evaluate" / "metrics.json").read_text())["tuning/log_loss"]["value"]
     assert loss == pytest.approx(min(losses), abs=1e-6)
     assert open_run(result.folder).settings.trainer.max_epochs == 6
-
-
-@pytest.mark.parametrize("model", ["lstm", "gru"])
-@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
-def test_batch_size_changes_no_prediction(
-    small: tuple[Settings, Store], model: str, pooling: str, tmp_path: Path
-) -> None:
-    _, store = small
-    words = [
-        f"model={model}",
-        f"model/pooling={pooling}",
-        "explain=none",
-        "model.encoder.bidirectional=true",
-        "model.encoder.num_layers=2",
-    ]
-    settings = settings_for(tmp_path, *words)
-    torch.manual_seed(0)
-    net = build_model(settings.model, settings.task.target, settings.loss, len(store.codes), len(store.statics))
-    dataset = HistoryDataset(represent(store, settings.representation), store.samples("held_out")[:40])
-    scores = []
-    for size in (1, 7, 40):
-        loader = settings.loader.model_copy(update={"eval_batch_size": size})
-        scores.append(inference.score(net, dataset.ordered(loader), torch.device("cpu")))
-    for other in scores[1:]:
-        assert other.samples.tolist() == scores[0].samples.tolist() == dataset.samples.tolist()
-        np.testing.assert_allclose(other.prediction, scores[0].prediction, atol=1e-6)
-
-
-def test_one_batch_can_be_overfitted(small: tuple[Settings, Store], tmp_path: Path) -> None:
-    _, store = small
-    split = np.full_like(store.arrays.sample_split, -1)
-    few = store.samples("train")[:16]
-    split[few] = 0
-    arrays = replace(store.arrays, sample_split=np.where(store.arrays.sample_split == 1, 1, split).astype(np.int8))
-    words = ["trainer.max_epochs=150", "trainer.patience=null", "optim.weight_averaging=null", "model.summary=null"]
-    words += ["model.embedding.input_dropout=0", "model.head.dropout=0", "optim.schedule=constant"]
-    losses: list[float] = []
-    settings = settings_for(tmp_path, "source.n_subjects=600", *words, "optim.optimizer.lr=0.01")
-    learn(settings, replace(store, arrays=arrays), tmp_path, lambda metrics, _: losses.append(metrics["train/loss"]))
-    assert losses[-1] < 0.02
 
 
 def test_a_loss_that_is_no_number_ends_in_one_message(small: tuple[Settings, Store], tmp_path: Path) -> None:

@@ -158,6 +158,16 @@ class WindowLabels(Component):
     gives: Literal["outcome", "hours_left", "time_to_outcome"] = "outcome"
 
 
+class JoinedLabels(Component):
+    """Label makers by name, each a component of its own."""
+
+    parts: Annotated[dict[Annotated[str, Field(min_length=1)], "AnyComponent"], Field(min_length=2)]
+
+    def arguments(self) -> dict[str, Any]:
+        """None: the parts are components, which are built first and given."""
+        return {}
+
+
 class GridEmbedding(Component):
     """Arguments of the grid embedding that are not counted from the data."""
 
@@ -418,6 +428,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "ehrseq.tasks.LabelFiles": LabelFiles,
     "ehrseq.tasks.AcesLabels": AcesLabels,
     "ehrseq.tasks.WindowLabels": WindowLabels,
+    "ehrseq.tasks.JoinedLabels": JoinedLabels,
     "ehrseq.nn.GridEmbedding": GridEmbedding,
     "ehrseq.nn.DecayedGridEmbedding": DecayedGridEmbedding,
     "ehrseq.nn.EventEmbedding": CodeEmbedding,
@@ -480,3 +491,4 @@ def _choose(value: Any, _handler: Any) -> Component:
 
 
 AnyComponent = Annotated[SerializeAsAny[Component], WrapValidator(_choose)]
+JoinedLabels.model_rebuild()

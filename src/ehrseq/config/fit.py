@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from ehrseq.config.targets import WATCHED
+from ehrseq.config.targets import SeveralTarget, watched
 
 if TYPE_CHECKING:
-    from ehrseq.config.schema import Model, Settings, Trees
+    from ehrseq.config.schema import Loss, Model, Settings, Trees
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")
+# What the losses of classes can be told, and what says nothing.
+PLAIN_LOSS = {"class_weight": "none", "focal": 0.0, "logit_adjustment": 0.0, "label_smoothing": 0.0}
 
 
 def find_misfit(settings: "Settings") -> str | None:
@@ -44,22 +46,32 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
 
 
 def _monitor(settings: "Settings") -> str | None:
-    kind = settings.task.target.kind
-    allowed = ["tuning/loss", *(f"tuning/{name}" for name in WATCHED[kind])]
+    target = settings.task.target
+    allowed = ["tuning/loss", *(f"tuning/{name}" for name in watched(target))]
     if settings.trainer.monitor in allowed:
         return None
-    return f"trainer.monitor={settings.trainer.monitor}: a {kind} target has {', '.join(allowed)}"
+    return f"trainer.monitor={settings.trainer.monitor}: a {target.kind} target has {', '.join(allowed)}"
 
 
 def _loss(settings: "Settings") -> str | None:
-    kind, loss = settings.task.target.kind, settings.loss
-    if kind == "multiclass" and not isinstance(loss.class_weight, str):
-        return f"loss.class_weight={loss.class_weight:g}: a multiclass target has none or balanced"
+    target, loss = settings.task.target, settings.loss
+    kinds = [part.target.kind for part in target.parts.values()] if isinstance(target, SeveralTarget) else [target.kind]
+    unused = [name for name in PLAIN_LOSS if all(name in unused_by(kind, loss) for kind in kinds)]
+    if not unused:
+        return None
+    name, value = unused[0], getattr(loss, unused[0])
+    if "multiclass" in kinds:
+        return f"loss.{name}={value:g}: a multiclass target has none or balanced"
+    return f"loss.{name}={value} is for {', '.join(_CLASSIFIES)} targets, not {', '.join(dict.fromkeys(kinds))}"
+
+
+def unused_by(kind: str, loss: "Loss") -> list[str]:
+    """The options of a loss that are set and that a kind of target has no use for."""
+    given = [name for name, plain in PLAIN_LOSS.items() if getattr(loss, name) != plain]
     if kind not in _CLASSIFIES:
-        for name in ("class_weight", "focal", "logit_adjustment", "label_smoothing"):
-            if getattr(loss, name) not in (0, "none"):
-                return f"loss.{name}={getattr(loss, name)} is for {', '.join(_CLASSIFIES)} targets, not {kind}"
-    return None
+        return given
+    is_number = kind == "multiclass" and not isinstance(loss.class_weight, str)
+    return ["class_weight"] if is_number else []
 
 
 def _forecast(settings: "Settings") -> str | None:

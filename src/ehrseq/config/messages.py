@@ -22,6 +22,8 @@ def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
         del location[1:2]  # which representation or kind of model it is, as pydantic counts
     elif location[:2] == ["task", "target"]:
         del location[2:3]
+        if location[2:3] == ["parts"]:
+            del location[5:6]
     path = [str(part) for part in location if not _is_branch(str(part))]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
@@ -51,11 +53,11 @@ def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
     model: type[BaseModel] = Settings
     node: Any = plain
     for part in path:
-        annotation = model.model_fields[part].annotation
+        annotation = _annotation(model, part)  # None: the name of an entry
         node = node.get(part, {}) if isinstance(node, Mapping) else {}
         if isinstance(node, Mapping) and node.get("_target_") in COMPONENTS:
             model = COMPONENTS[node["_target_"]]
-        else:
+        elif annotation is not None:
             candidates = [annotation, *get_args(annotation)]
             candidates = [get_args(item)[0] if get_origin(item) is Annotated else item for item in candidates]
             models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]

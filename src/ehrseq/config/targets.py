@@ -1,8 +1,16 @@
 """What kinds of outcome can be predicted, as the configuration has them under `task.target`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, TypeAdapter, model_serializer, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from ehrseq.config.section import Section
 
@@ -95,16 +103,92 @@ class ForecastTarget(Section):
     normal_only: bool = False
 
 
-Target = Annotated[
-    BinaryTarget
-    | MulticlassTarget
-    | MultilabelTarget
-    | RegressionTarget
-    | OrdinalTarget
-    | SurvivalTarget
-    | ForecastTarget,
-    Field(discriminator="kind"),
-]
+SingleTarget = BinaryTarget | MulticlassTarget | MultilabelTarget | RegressionTarget | OrdinalTarget | SurvivalTarget
+
+
+class Part(Section):
+    """One of several targets that are learned together.
+
+    `column`: of the labels, where it is not the one of the target's kind; survival and multilabel targets, which have
+    several, have them under their own names behind this one and `_`. `weight`: of its loss in the sum.
+    """
+
+    target: Annotated[SingleTarget, Field(discriminator="kind")]
+    column: Name | None = None
+    weight: PositiveFloat = 1.0
+
+
+class SeveralTarget(Section):
+    """Several targets at once, each of a kind of its own; an outcome that is not known (null) is missing in its part.
+
+    `first`: the part that splits are stratified by and that a risk is of; by default the one that is written first. The
+    others follow by name.
+    """
+
+    kind: Literal["several"]
+    parts: Annotated[dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Part], Field(min_length=2)]
+    first: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _order(cls, given: Any) -> Any:
+        # JSON files and digests keep no order of keys, and the columns of outcomes must not depend on it.
+        parts = given.get("parts") if isinstance(given, dict) else None
+        if not isinstance(parts, dict) or not parts:
+            return given
+        first = given.get("first") or next(iter(parts))
+        names = sorted(parts, key=lambda name: (name != first, str(name)))
+        return {**given, "first": first, "parts": {name: parts[name] for name in names}}
+
+    @model_validator(mode="after")
+    def _check(self) -> "SeveralTarget":
+        if self.first not in self.parts:
+            raise ValueError(f"first={self.first} is none of the parts {', '.join(self.parts)}")
+        for name, part in self.parts.items():
+            if isinstance(part.target, BinaryTarget) and part.target.utility != "none":
+                raise ValueError(f"parts.{name}.target.utility is for a binary target alone")
+        return self
+
+
+Target = Annotated[SingleTarget | SeveralTarget | ForecastTarget, Field(discriminator="kind")]
+
+
+class PartColumns(NamedTuple):
+    """Where a part is among the columns of all.
+
+    Attributes:
+        name: The part's.
+        target: Its target.
+        outcomes: Its columns of (M, L) outcomes.
+        predictions: Its columns of (M, P) predictions.
+    """
+
+    name: str
+    target: SingleTarget
+    outcomes: slice
+    predictions: slice
+
+
+def columns_of(target: SeveralTarget) -> tuple[PartColumns, ...]:
+    """The columns of each part; the targets must have their classes and labels."""
+    parts: list[PartColumns] = []
+    outcome = prediction = 0
+    for name, part in target.parts.items():
+        own = slice(outcome, outcome := outcome + outcome_size(part.target))
+        predicted = slice(prediction, prediction := prediction + len(prediction_names(part.target)))
+        parts.append(PartColumns(name, part.target, own, predicted))
+    return tuple(parts)
+
+
+def outcome_size(target: SingleTarget) -> int:
+    """How many numbers the outcome of a history has."""
+    match target:
+        case MultilabelTarget(labels=labels):
+            return len(labels)
+        case SurvivalTarget():
+            return 2
+        case _:
+            return 1
 
 
 def prediction_names(target: Target) -> tuple[str, ...]:
@@ -122,6 +206,8 @@ def prediction_names(target: Target) -> tuple[str, ...]:
             return tuple(f"incidence_{cause}_{edge:g}h" for cause in causes for edge in edges)
         case ForecastTarget():
             return ("anomaly",)
+        case SeveralTarget(parts=parts):
+            return tuple(f"{name}_{own}" for name, part in parts.items() for own in prediction_names(part.target))
 
 
 # What training can watch on `tuning` beside the loss, and whether more is better.
@@ -136,10 +222,20 @@ WATCHED: dict[str, dict[str, bool]] = {
 }
 
 
+def watched(target: Target) -> tuple[str, ...]:
+    """The figures of a target that training can watch beside the loss; of several targets, each behind its part."""
+    if isinstance(target, SeveralTarget):
+        return tuple(f"{name}_{own}" for name, part in target.parts.items() for own in watched(part.target))
+    return tuple(WATCHED[target.kind])
+
+
 def more_is_better(monitor: str) -> bool:
     """Whether a watched figure, `tuning/...`, is better the higher it is."""
     name = monitor.removeprefix("tuning/")
-    return any(metrics.get(name, False) for metrics in WATCHED.values())
+    # Behind the name of a part, where there are several.
+    return any(
+        up and (name == own or name.endswith(f"_{own}")) for metrics in WATCHED.values() for own, up in metrics.items()
+    )
 
 
 def read_target(plain: Any) -> Target:

@@ -111,19 +111,21 @@ def cohort_attention(
     )
 
 
-def choose_histories(table: pl.DataFrame, store: Store, count: int) -> list[int]:
+def choose_histories(table: pl.DataFrame, store: Store, count: int, column: int = -1) -> list[int]:
     """Histories worth a picture: the highest risks, half of them with the outcome and half without.
 
     Args:
         table: From `attention_table`.
         store: Where the labels are.
         count: How many.
+        column: Which of the outcomes counts: the last says yes or no, or which event it was.
     """
     risks = table.group_by("sample").agg(pl.col("risk").first()).sort(["risk", "sample"], descending=[True, False])
     samples = risks["sample"].to_numpy()
-    outcome = store.arrays.sample_label[samples]
-    # The last column says yes or no, or which event it was; of other outcomes the upper half stands for yes.
-    label = outcome[:, -1] > (0 if len(np.unique(outcome[:, -1])) < 3 else np.median(outcome[:, -1]))
+    outcome = store.arrays.sample_label[samples, column]
+    known = outcome[~np.isnan(outcome)]
+    # Of what is not yes or no the upper half stands for yes.
+    label = outcome > (0 if len(np.unique(known)) < 3 else np.median(known))
     positive, negative = samples[label], samples[~label]
     chosen = [*positive[: (count + 1) // 2], *negative[: count // 2]]
     return [int(sample) for sample in chosen]

@@ -35,6 +35,7 @@ LABEL_SCHEMA = pa.schema(
         pa.field(SUBJECT_ID, pa.int64(), nullable=False),
         pa.field(PREDICTION_TIME, pa.timestamp("us"), nullable=False),
         pa.field(BOOLEAN_VALUE, pa.bool_(), nullable=False),
+        pa.field(FLOAT_VALUE, pa.float32(), nullable=False),
     ]
 )
 

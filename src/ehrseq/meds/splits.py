@@ -39,7 +39,7 @@ def assign_splits(labels: pl.DataFrame, config: Split, both_classes: bool = True
     """Divide the labelled subjects into `train`, `tuning` and `held_out`.
 
     Args:
-        labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified.
+        labels: In the MEDS label schema; with `boolean_value` where the split is to be stratified, null where unknown.
         config: Shares, seed, folds.
         both_classes: Whether a split that holds one class only is refused.
 
@@ -135,8 +135,9 @@ def _check(labels: pl.DataFrame, splits: pl.DataFrame, both_classes: bool) -> No
             raise DataError(
                 f"split {name} would be empty: {splits.height} subjects are too few for these shares (config key split)"
             )
-        if both_classes and schema.BOOLEAN_VALUE in labels.columns and part[schema.BOOLEAN_VALUE].n_unique() < 2:
-            only = "positive" if part[schema.BOOLEAN_VALUE][0] else "negative"
+        known = part.get_column(schema.BOOLEAN_VALUE).drop_nulls() if schema.BOOLEAN_VALUE in part.columns else None
+        if both_classes and known is not None and known.n_unique() < 2:
+            only = "positive" if known.any() else "negative"
             positives = int(labels[schema.BOOLEAN_VALUE].sum())
             raise DataError(
                 f"split {name} has only {only} labels ({part.height} of them; {positives} of all {labels.height} "

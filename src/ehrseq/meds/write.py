@@ -27,14 +27,13 @@ def write_events(frame: pl.DataFrame, path: Path) -> None:
 
 
 def write_labels(frame: pl.DataFrame, path: Path) -> None:
-    """Write labels; `boolean_value` may be absent where there are no outcomes.
+    """Write labels; the values may be absent where there are no outcomes.
 
     Raises:
         DataError: If a column is missing or does not fit.
     """
-    fields = [
-        field for field in schema.LABEL_SCHEMA if field.name in frame.columns or field.name != schema.BOOLEAN_VALUE
-    ]
+    values = (schema.BOOLEAN_VALUE, schema.FLOAT_VALUE)
+    fields = [field for field in schema.LABEL_SCHEMA if field.name in frame.columns or field.name not in values]
     _write(frame, pa.schema(fields), LabelSchema, path)
 
 

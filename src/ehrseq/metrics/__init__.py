@@ -11,11 +11,10 @@ from ehrseq.metrics.binary import (
     roc_curve,
 )
 from ehrseq.metrics.intervals import Estimate, evaluate_binary
-from ehrseq.metrics.outcomes import HEADLINE, evaluate_predictions
+from ehrseq.metrics.outcomes import evaluate_predictions, headline
 from ehrseq.metrics.utility import best_threshold, evaluate_utility, normalised_utility, total_utility
 
 __all__ = [
-    "HEADLINE",
     "Estimate",
     "auroc",
     "average_precision",
@@ -25,6 +24,7 @@ __all__ = [
     "evaluate_binary",
     "evaluate_predictions",
     "evaluate_utility",
+    "headline",
     "log_loss",
     "normalised_utility",
     "precision_recall_curve",

@@ -12,8 +12,11 @@ from ehrseq.config.targets import (
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
+    SeveralTarget,
+    SingleTarget,
     SurvivalTarget,
     Target,
+    columns_of,
 )
 from ehrseq.metrics.binary import auroc, average_precision
 from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, estimate_sums, evaluate_binary
@@ -21,7 +24,7 @@ from ehrseq.metrics.survival import brier_columns, concordance
 
 Floats = NDArray[np.float64]
 # By which figure a run of each kind is judged at a glance.
-HEADLINE = {
+_HEADLINE = {
     "binary": "auroc",
     "multiclass": "macro_auroc",
     "multilabel": "macro_auroc",
@@ -30,6 +33,15 @@ HEADLINE = {
     "survival": "c_index",
     "forecast": "skill",
 }
+
+
+def headline(target: Target) -> str:
+    """By which of its metrics a run is judged at a glance; of several targets, by that of the first."""
+    if isinstance(target, SeveralTarget):
+        return f"{target.first}_{headline(target.parts[target.first].target)}"
+    if isinstance(target, SurvivalTarget) and len(target.causes) > 1:
+        return f"{_HEADLINE[target.kind]}_{target.causes[0]}"
+    return _HEADLINE[target.kind]
 
 
 def evaluate_predictions(
@@ -54,6 +66,24 @@ def evaluate_predictions(
         level: Coverage of the intervals.
     """
     options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level}
+    if isinstance(target, SeveralTarget):
+        result: dict[str, Estimate] = {}
+        for part in columns_of(target):
+            known = ~np.isnan(outcome[:, part.outcomes]).all(axis=1)
+            own = outcome[known, part.outcomes], prediction[known, part.predictions], subject[known]
+            estimates = evaluate_predictions(part.target, *own, **options)
+            result |= {f"{part.name}_{name}": value for name, value in estimates.items()}
+        return result
+    return _evaluate_single(target, outcome, prediction, subject, options)
+
+
+def _evaluate_single(
+    target: SingleTarget | ForecastTarget,
+    outcome: NDArray[np.float32],
+    prediction: Floats,
+    subject: NDArray[np.generic],
+    options: dict[str, Any],
+) -> dict[str, Estimate]:
     match target:
         case BinaryTarget():
             return evaluate_binary(outcome[:, 0], prediction[:, 0], subject, **options)

@@ -19,15 +19,17 @@ from ehrseq.config.targets import (
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
+    SeveralTarget,
     SurvivalTarget,
     Target,
+    columns_of,
 )
 
 _UNKNOWN = -1
 
 
 class WatchedMetrics(nn.Module):
-    """The metrics of one kind of target, `ehrseq.config.targets.WATCHED`.
+    """The metrics of a target, `ehrseq.config.targets.watched`.
 
     Args:
         target: What is predicted.
@@ -38,6 +40,11 @@ class WatchedMetrics(nn.Module):
         super().__init__()
         self.kind = target.kind
         self.metrics = MetricCollection(_metrics(target), prefix=prefix)
+        self.columns = columns_of(target) if isinstance(target, SeveralTarget) else ()
+        self.parts = nn.ModuleList(WatchedMetrics(part.target, f"{prefix}{part.name}_") for part in self.columns)
+
+    def _parts(self) -> list["WatchedMetrics"]:
+        return [part for part in self.parts if isinstance(part, WatchedMetrics)]
 
     def update(self, prediction: Tensor, outcome: Tensor) -> None:
         """Count a batch.
@@ -46,6 +53,8 @@ class WatchedMetrics(nn.Module):
             prediction: (B, P).
             outcome: (B, L), NaN where unknown.
         """
+        for part, columns in zip(self._parts(), self.columns, strict=True):
+            part.update(prediction[:, columns.predictions], outcome[:, columns.outcomes])
         if not len(self.metrics):
             return
         if self.kind == "multilabel":
@@ -57,6 +66,8 @@ class WatchedMetrics(nn.Module):
             return
         known = ~outcome[:, 0].isnan()
         prediction, outcome = prediction[known], outcome[known, 0]
+        if not len(outcome):
+            return
         if self.kind in ("binary", "regression"):
             prediction = prediction[:, 0]
         if self.kind != "regression":
@@ -66,7 +77,7 @@ class WatchedMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """The figures of all batches since the last call, by name."""
         if not len(self.metrics):
-            return {}
+            return {name: value for part in self._parts() for name, value in part.compute().items()}
         figures: dict[str, Tensor] = self.metrics.compute()
         self.metrics.reset()
         return figures
@@ -92,5 +103,5 @@ def _metrics(target: Target) -> dict[str, Metric | MetricCollection]:
             return {"mae": MeanAbsoluteError(), "r2": R2Score()}
         case ForecastTarget():
             return {"mae": MeanAbsoluteError()}
-        case SurvivalTarget():
+        case SurvivalTarget() | SeveralTarget():
             return {}

@@ -42,6 +42,13 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(size, outputs))
 
     @property
+    def bias(self) -> nn.Parameter:
+        """What each output begins with, (O,)."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias
+
+    @property
     def linear(self) -> nn.Linear | None:
         """The only layer, which reads [pooled, statics], or None if there is a hidden one."""
         last = self.layers[-1]

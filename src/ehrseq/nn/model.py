@@ -2,7 +2,9 @@
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
@@ -88,6 +90,15 @@ class SequenceModel(nn.Module):
         self.summary = summary
         self.next_values = next_values
 
+    @torch.no_grad()
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Take what is needed from the outcomes of `train`, (M, L), and begin with predictions that fit their mean."""
+        self.objective.fit(outcomes)
+        initial = self.objective.initial(outcomes)
+        self.head.bias.copy_(initial)
+        if self.summary is not None:
+            self.summary.bias.copy_(initial)
+
     def forward(self, inputs: SequenceInputs) -> Prediction:
         """Predict for a batch.
 
@@ -134,7 +145,11 @@ class SequenceModel(nn.Module):
             output: (N, M, O).
             outcome: (N, L), NaN where unknown.
         """
-        return self.objective.loss(output.flatten(0, 1), outcome.repeat_interleave(output.shape[1], dim=0))
+        return self.terms(output, outcome)[0].sum()
+
+    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of `loss` and of how many outcomes each is the mean, see `Objective.terms`; its arguments."""
+        return self.objective.terms(output.flatten(0, 1), outcome.repeat_interleave(output.shape[1], dim=0))
 
     def predict(self, output: Tensor) -> Tensor:
         """Predictions (N, P) of outputs (N, M, O): the mean of the opinions'."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ehrseq.config.fit import PLAIN_LOSS, unused_by
 from ehrseq.config.schema import Loss
 from ehrseq.config.targets import (
     BinaryTarget,
@@ -22,8 +23,11 @@ from ehrseq.config.targets import (
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
+    SeveralTarget,
+    SingleTarget,
     SurvivalTarget,
     Target,
+    columns_of,
 )
 from ehrseq.errors import ConfigError
 
@@ -45,13 +49,24 @@ class Objective(nn.Module, ABC):
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Take what is needed from the outcomes of `train`, (M, L)."""
 
+    def initial(self, outcomes: NDArray[np.float32]) -> Tensor:  # noqa: ARG002
+        """Outputs that are best for all histories alike, (O,), where learning begins; 0 where that is as good.
+
+        Args:
+            outcomes: (M, L) of `train`, which `fit` has seen.
+        """
+        return torch.zeros(self.outputs)
+
     def at_steps(self, output: Tensor, **inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Outputs at every step, (B, T, O), in view of what the steps hold; by default as they are."""
         return output
 
-    def count(self, outcome: Tensor) -> int | Tensor:
-        """Of how many things `loss` is the mean; by default of B histories."""
-        return len(outcome)
+    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """The K parts of which the loss is the sum, and of how many known outcomes each is the mean, (K,) both.
+
+        By them the loss of several batches is that of all their histories together.
+        """
+        return self.loss(output, outcome)[None], (~outcome.isnan()).sum()[None]
 
     @abstractmethod
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
@@ -99,6 +114,10 @@ class BinaryObjective(Objective):
         self.get_buffer("weight").copy_(torch.from_numpy(weight))
         self.get_buffer("prior").copy_(torch.from_numpy(np.log(odds)))
 
+    def initial(self, outcomes: NDArray[np.float32]) -> Tensor:  # noqa: ARG002
+        """The frequencies, as the loss counts them; see `Objective.initial`."""
+        return (1 - self.config.logit_adjustment) * self.get_buffer("prior") + self.get_buffer("weight").log()
+
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
         """See `Objective.loss`."""
         known = ~outcome.isnan()
@@ -135,10 +154,14 @@ class MulticlassObjective(Objective):
 
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Weights and log priors from the outcomes of `train`."""
-        count = np.maximum(np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.outputs), 0.5)
+        count = np.maximum(_counts(outcomes, self.outputs), 0.5)
         if self.config.class_weight == "balanced":
             self.get_buffer("weight").copy_(torch.from_numpy(count.sum() / count / self.outputs))
         self.get_buffer("prior").copy_(torch.from_numpy(np.log(count / count.sum())))
+
+    def initial(self, outcomes: NDArray[np.float32]) -> Tensor:  # noqa: ARG002
+        """The frequencies, as the loss counts them; see `Objective.initial`."""
+        return (1 - self.config.logit_adjustment) * self.get_buffer("prior") + self.get_buffer("weight").log()
 
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
         """See `Objective.loss`."""
@@ -225,7 +248,7 @@ class OrdinalObjective(Objective):
     @torch.no_grad()
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Start where a score of 0 gives the frequencies of `train`."""
-        count = np.bincount(outcomes[:, 0].astype(np.int64), minlength=self.buckets) + 0.5
+        count = _counts(outcomes, self.buckets) + 0.5
         above = 1 - np.cumsum(count)[:-1] / count.sum()
         thresholds = -np.log(above / (1 - above))
         self.first.copy_(torch.tensor(thresholds[0]))
@@ -266,6 +289,23 @@ class SurvivalObjective(Objective):
         self.causes = causes
         self.register_buffer("edges", torch.tensor(edges), persistent=False)
 
+    def initial(self, outcomes: NDArray[np.float32]) -> Tensor:
+        """The hazards of `train`; see `Objective.initial`."""
+        known = torch.from_numpy(outcomes[~np.isnan(outcomes).any(axis=1)])
+        interval, happened, survived = self._intervals(known[:, :1], known[:, 1].long())
+        events = torch.zeros(len(self.get_buffer("edges")), self.causes)
+        struck = known[happened, 1].long() - 1
+        events.index_put_((interval[happened], struck), torch.ones(len(struck)), accumulate=True)
+        return ((events + 0.5) / (survived.sum(0) + 0.5)[:, None]).log().flatten()
+
+    def _intervals(self, hours: Tensor, cause: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """In which interval it ended (B,), whether by an event (B,), which ones were survived (B, K)."""
+        edges = self.get_buffer("edges")
+        happened = (cause > 0) & (hours[:, 0] <= edges[-1])
+        # Intervals (from, to]: what happens at an edge happens in the interval that ends there.
+        number = torch.searchsorted(edges, hours[:, 0].contiguous()).clamp(max=len(edges) - 1)
+        return number, happened, torch.where(happened[:, None], edges < hours, edges <= hours)
+
     def _log_hazards(self, output: Tensor) -> Tensor:
         """(B, K, 1 + C): the first is that of going on."""
         logits = output.reshape(len(output), -1, self.causes)
@@ -275,12 +315,8 @@ class SurvivalObjective(Objective):
         """The negative log-likelihood; see `Objective.loss`."""
         hours, cause = outcome[:, :1].nan_to_num(0.0), outcome[:, 1].nan_to_num(0.0).long()
         known = ~outcome.isnan().any(1)
-        edges = self.get_buffer("edges")
         hazards = self._log_hazards(output)
-        happened = (cause > 0) & (hours[:, 0] <= edges[-1])
-        # Intervals (from, to]: what happens at an edge happens in the interval that ends there.
-        number = torch.searchsorted(edges, hours[:, 0].contiguous()).clamp(max=len(edges) - 1)
-        survived = torch.where(happened[:, None], edges < hours, edges <= hours)
+        number, happened, survived = self._intervals(hours, cause)
         losses = -(hazards[..., 0] * survived).sum(1)
         event = hazards[torch.arange(len(output), device=output.device), number].gather(1, cause[:, None])[:, 0]
         return _mean(losses - event * happened, known)
@@ -338,10 +374,6 @@ class ForecastObjective(Objective):
         mean, deviation = self.distribution(output.float())
         return ((outcome - mean) / deviation) ** 2 / 2 + deviation.log() + math.log(2 * math.pi) / 2
 
-    def count(self, outcome: Tensor) -> Tensor:
-        """How many values are known."""
-        return (~outcome.isnan()).sum()
-
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
         """See `Objective.loss`."""
         known = ~outcome.isnan()
@@ -350,6 +382,60 @@ class ForecastObjective(Objective):
     def predict(self, output: Tensor) -> Tensor:
         """Means, (B, H F)."""
         return self.distribution(output)[0]
+
+
+class SeveralObjective(Objective):
+    """Several targets at once: a weighted sum of their losses, each the mean over the outcomes that are known to it.
+
+    Args:
+        target: With the classes and labels of its parts.
+        loss: How errors count; what a part has no use for is not for it.
+    """
+
+    def __init__(self, target: SeveralTarget, loss: Loss) -> None:
+        super().__init__()
+        self.columns = columns_of(target)
+        self.weights = [part.weight for part in target.parts.values()]
+        own = [
+            (part.target, {name: PLAIN_LOSS[name] for name in unused_by(part.target.kind, loss)})
+            for part in self.columns
+        ]
+        self.parts = nn.ModuleList(_single(part, loss.model_copy(update=plain)) for part, plain in own)
+        self.sizes = [part.outputs for part in self._objectives()]
+        self.outputs = sum(self.sizes)
+
+    def _objectives(self) -> list[Objective]:
+        return [part for part in self.parts if isinstance(part, Objective)]
+
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Each part from its own columns."""
+        for part, columns in zip(self._objectives(), self.columns, strict=True):
+            part.fit(outcomes[:, columns.outcomes])
+
+    def initial(self, outcomes: NDArray[np.float32]) -> Tensor:
+        """Those of all parts; see `Objective.initial`."""
+        own = zip(self._objectives(), self.columns, strict=True)
+        return torch.cat([part.initial(outcomes[:, columns.outcomes]) for part, columns in own])
+
+    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """One of each part; see `Objective.terms`."""
+        own = zip(self._objectives(), self.columns, torch.split(output, self.sizes, dim=1), strict=True)
+        parts = [part.terms(mine, outcome[:, columns.outcomes]) for part, columns, mine in own]
+        losses, counts = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+        return losses * losses.new_tensor(self.weights), counts
+
+    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        return self.terms(output, outcome)[0].sum()
+
+    def predict(self, output: Tensor) -> Tensor:
+        """The predictions of all parts, (B, P), part after part."""
+        own = zip(self._objectives(), torch.split(output, self.sizes, dim=1), strict=True)
+        return torch.cat([part.predict(mine) for part, mine in own], dim=1)
+
+    def risk(self, output: Tensor) -> Tensor:
+        """That of the first part, (B,)."""
+        return self._objectives()[0].risk(output[:, : self.sizes[0]])
 
 
 def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:
@@ -361,20 +447,24 @@ def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:
         features: F, of the representation; what a forecast foretells.
 
     Raises:
-        ConfigError: If the loss has options that this target has no use for.
+        ConfigError: If the loss has options that a single target has no use for.
     """
-    if isinstance(target, RegressionTarget | OrdinalTarget | SurvivalTarget | ForecastTarget):
-        unused = [name for name, value in loss if value not in (0, "none")]
-        if unused:
-            raise ConfigError(
-                f"loss.{unused[0]} is for binary, multiclass and multilabel targets; this is {target.kind}"
-            )
+    if isinstance(target, SeveralTarget):
+        return SeveralObjective(target, loss)
+    if unused := unused_by(target.kind, loss):
+        if target.kind == "multiclass":
+            raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
+        raise ConfigError(f"loss.{unused[0]} is for binary, multiclass and multilabel targets; this is {target.kind}")
+    if isinstance(target, ForecastTarget):
+        return ForecastObjective(features, target.horizon)
+    return _single(target, loss)
+
+
+def _single(target: SingleTarget, loss: Loss) -> Objective:
     match target:
         case BinaryTarget():
             return BinaryObjective(1, loss)
         case MulticlassTarget():
-            if not isinstance(loss.class_weight, str):
-                raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
             return MulticlassObjective(len(target.classes), loss)
         case MultilabelTarget():
             return BinaryObjective(len(target.labels), loss)
@@ -384,8 +474,12 @@ def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:
             return OrdinalObjective(len(target.edges) + 1)
         case SurvivalTarget():
             return SurvivalObjective(target.edges, len(target.causes))
-        case ForecastTarget():
-            return ForecastObjective(features, target.horizon)
+
+
+def _counts(outcomes: NDArray[np.float32], minlength: int) -> NDArray[np.int64]:
+    """How often each number is among the known outcomes, (M, 1)."""
+    known = outcomes[~np.isnan(outcomes)]
+    return np.bincount(known.astype(np.int64), minlength=minlength)
 
 
 def _mean(losses: Tensor, known: Tensor) -> Tensor:

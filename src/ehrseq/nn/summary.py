@@ -71,6 +71,7 @@ class SummaryNetwork(nn.Module):
         # Signs at first: members that start alike stay alike.
         self.factors = nn.Parameter(torch.where(torch.rand(members, hidden_size) < 0.5, -1.0, 1.0))
         self.last = nn.Parameter(torch.randn(members, hidden_size, outputs) * 0.3 / hidden_size**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
         self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
 
@@ -135,7 +136,7 @@ class SummaryNetwork(nn.Module):
         shared = functional.relu(self.first(self.input_dropout(torch.cat(summary, -1))))
         own = self.dropout(shared.unsqueeze(-2) * self.factors)
         own = self.dropout(functional.relu(self.second(own)))
-        return torch.einsum("...kh,kho->...ko", own, self.last)
+        return torch.einsum("...kh,kho->...ko", own, self.last) + self.bias
 
 
 def _earlier(total: Tensor, steps: int) -> Tensor:

@@ -4,6 +4,7 @@ Silva et al. 2012, "Predicting in-hospital mortality of ICU patients", doi 10.13
 `RecordID.txt` with the rows `Time,Parameter,Value`; outcomes come in a file of their own.
 
 The files carry hours since admission and no dates: every stay is laid at `ADMISSION`, and predicted 48 hours later.
+Labels: `in_hospital_mortality`; `length_of_stay` and `survival`, in days from admission, of the stays whose are known.
 """
 
 import io
@@ -28,8 +29,8 @@ from ehrseq.sources.physionet2012_rows import check_rows
 
 ADMISSION = datetime(2000, 1, 1)
 PREDICTION_TIME = ADMISSION + timedelta(hours=48)
-TASK = "in_hospital_mortality"
-VERSION = 1  # raised when the same files would give other events
+DEATH, STAY, SURVIVAL = "in_hospital_mortality", "length_of_stay", "survival"
+VERSION = 2  # raised when the same files would give other events or labels
 
 _HEADER = b"Time,Parameter,Value"
 _OTHER = {"Gender": "Gender//other", "ICUType": "ICUType//other"}
@@ -90,9 +91,9 @@ class PhysioNet2012Source(Source):
                 f"{self.path} holds no stay files: expected text files named by RecordID, such as 132539.txt"
             )
         counts["subjects"] = len(seen)
-        labels = self._labels(places, seen, counts)
-        (root / schema.LABELS / TASK).mkdir(parents=True)
-        write.write_labels(labels, root / schema.LABELS / TASK / "0000.parquet")
+        for task, labels in self._labels(places, seen, counts).items():
+            (root / schema.LABELS / task).mkdir(parents=True)
+            write.write_labels(labels, root / schema.LABELS / task / "0000.parquet")
         _write_metadata(root, codes)
         return counts
 
@@ -117,27 +118,31 @@ class PhysioNet2012Source(Source):
             return []
         return find_outcomes(places, Path(self.outcomes).expanduser() if self.outcomes else None)
 
-    def _labels(self, places: list[Path], seen: dict[int, str], counts: dict[str, int]) -> pl.DataFrame:
-        """One row a stay: prediction_time, and boolean_value where outcomes were read."""
+    def _labels(self, places: list[Path], seen: dict[int, str], counts: dict[str, int]) -> dict[str, pl.DataFrame]:
+        """The tables of labels; where no outcomes are read, of every stay without a value."""
         labels = pl.DataFrame(
             {schema.SUBJECT_ID: sorted(seen), schema.PREDICTION_TIME: [PREDICTION_TIME] * len(seen)},
             schema={schema.SUBJECT_ID: pl.Int64, schema.PREDICTION_TIME: pl.Datetime("us")},
         )
         paths = self._outcomes(places)
         if not paths:
-            return labels
-        deaths = read_outcomes(paths)
-        missing = [record for record in sorted(seen) if record not in deaths]
+            return dict.fromkeys((DEATH, STAY, SURVIVAL), labels)
+        outcomes = read_outcomes(paths)
+        missing = [record for record in sorted(seen) if record not in outcomes]
         if missing:
             raise DataError(
                 f"{', '.join(map(str, paths))}: no outcome for {len(missing)} of {len(seen)} stays, the first is "
                 f"{missing[0]} ({seen[missing[0]]}); add the row, or take the stay out"
             )
-        counts["outcomes_without_stay"] = len(deaths) - len(seen)
-        counts["positive_labels"] = sum(deaths[record] for record in seen)
-        return labels.with_columns(
-            pl.Series("boolean_value", [deaths[record] for record in sorted(seen)], dtype=pl.Boolean)
-        )
+        counts["outcomes_without_stay"] = len(outcomes) - len(seen)
+        counts["positive_labels"] = sum(outcomes[record].death for record in seen)
+        own = [outcomes[record] for record in sorted(seen)]
+        values = {
+            DEATH: pl.Series(schema.BOOLEAN_VALUE, [outcome.death for outcome in own], pl.Boolean),
+            STAY: pl.Series(schema.FLOAT_VALUE, [outcome.stay_days for outcome in own], pl.Float32),
+            SURVIVAL: pl.Series(schema.FLOAT_VALUE, [outcome.survival_days for outcome in own], pl.Float32),
+        }
+        return {task: labels.with_columns(value).drop_nulls() for task, value in values.items()}
 
 
 def _record_id(name: str) -> int | None:

@@ -1,14 +1,29 @@
 """Outcome files of PhysioNet 2012: finding and reading them.
 
-Only `In-hospital_death` is read. `SAPS-I`, `SOFA`, `Length_of_stay` and `Survival` are outcomes too, never inputs.
+`SAPS-I` and `SOFA` are not read; like the outcomes, they are never inputs.
 """
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 from ehrseq.errors import DataError
 
-_DEATH = "In-hospital_death"
+_DEATH, _STAY, _SURVIVAL = "In-hospital_death", "Length_of_stay", "Survival"
+
+
+class Outcome(NamedTuple):
+    """What became of a stay.
+
+    Attributes:
+        death: Whether the patient died in hospital.
+        stay_days: Days from admission to the end of the hospital stay; None where unknown (-1) or not given.
+        survival_days: Days from admission to death; None where no death is known of (-1) or none is given.
+    """
+
+    death: bool
+    stay_days: int | None
+    survival_days: int | None
 
 
 def find_outcomes(places: list[Path], given: Path | None) -> list[Path]:
@@ -42,13 +57,13 @@ def find_outcomes(places: list[Path], given: Path | None) -> list[Path]:
     return list(found)
 
 
-def read_outcomes(paths: list[Path]) -> dict[int, bool]:
-    """In-hospital death by RecordID.
+def read_outcomes(paths: list[Path]) -> dict[int, Outcome]:
+    """Outcomes by RecordID.
 
     Raises:
-        DataError: Naming file, row and column of what is missing, doubled or not 0 or 1.
+        DataError: Naming file, row and column of what is missing, doubled, not 0 or 1, or no number of days.
     """
-    deaths: dict[int, bool] = {}
+    outcomes: dict[int, Outcome] = {}
     first: dict[int, str] = {}
     for path in paths:
         try:
@@ -67,10 +82,19 @@ def read_outcomes(paths: list[Path]) -> dict[int, bool]:
             death = _integer(where, _DEATH, cells[_DEATH])
             if death not in (0, 1):
                 raise DataError(f"{where}, column {_DEATH}: {death} is neither 0 nor 1")
-            if record in deaths:
+            if record in outcomes:
                 raise DataError(f"{where}: stay {record} is listed twice, first in {first[record]}; keep one row")
-            deaths[record], first[record] = bool(death), where
-    return deaths
+            days = [_days(where, name, cells[name]) if name in columns else None for name in (_STAY, _SURVIVAL)]
+            outcomes[record], first[record] = Outcome(bool(death), *days), where
+    return outcomes
+
+
+def _days(where: str, column: str, text: str | None) -> int | None:
+    """A number of days; None where it is -1."""
+    days = _integer(where, column, text)
+    if days < -1:
+        raise DataError(f"{where}, column {column}: {days} is neither a number of days nor -1 (unknown)")
+    return None if days == -1 else days
 
 
 def _integer(where: str, column: str, text: str | None) -> int:

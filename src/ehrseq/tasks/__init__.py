@@ -2,12 +2,14 @@
 
 from ehrseq.tasks.aces import AcesLabels
 from ehrseq.tasks.files import LabelFiles
+from ehrseq.tasks.joined import JoinedLabels
 from ehrseq.tasks.labels import LabelMaker, Labels, SourceLabels
 from ehrseq.tasks.outcomes import Outcomes, encode
 from ehrseq.tasks.windows import WindowLabels
 
 __all__ = [
     "AcesLabels",
+    "JoinedLabels",
     "LabelFiles",
     "LabelMaker",
     "Labels",

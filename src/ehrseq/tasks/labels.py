@@ -29,7 +29,8 @@ class Labels:
     """The labels of a task, one row a history.
 
     Attributes:
-        frame: `subject_id`, `prediction_time` and, where there are outcomes, columns of values, sorted.
+        frame: `subject_id`, `prediction_time` and, where there are outcomes, columns of values, sorted; null where a
+            value is not known.
         attrition: How many were left after each step of the making, in order.
     """
 
@@ -107,10 +108,6 @@ def read_label_files(paths: Sequence[Path], where: Path) -> pl.DataFrame:
     if doubled.height:
         row = doubled.row(0)
         raise DataError(f"{where}: subject {row[0]} is labelled twice at {row[1]}; keep one label")
-    for name in labels.columns:
-        if labels[name].null_count():
-            row = labels.filter(pl.col(name).is_null()).row(0)
-            raise DataError(f"{where}: the label of subject {row[0]} at {row[1]} has no {name}; remove the row")
     return labels
 
 
@@ -140,6 +137,9 @@ def _read(path: Path) -> pl.DataFrame:
                 raise DataError(f"{path}, column {name}: type {kinds[name]}, expected {kind}; cast it")
             columns.append(pl.col(name))
     taken = {*_KEYS, *(name for name, _, _ in _VALUES)}
-    # Labels of several answers have a boolean column each.
-    columns += [pl.col(name) for name, kind in kinds.items() if kind == pl.Boolean and name not in taken]
+    # Several answers or targets have columns of their own names.
+    plain = (pl.Boolean, pl.String)
+    columns += [
+        pl.col(name) for name, kind in kinds.items() if (kind in plain or kind.is_numeric()) and name not in taken
+    ]
     return frame.select(columns)

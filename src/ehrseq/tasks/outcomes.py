@@ -12,7 +12,10 @@ from ehrseq.config.targets import (
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
+    Part,
     RegressionTarget,
+    SeveralTarget,
+    SingleTarget,
     SurvivalTarget,
     Target,
 )
@@ -31,7 +34,8 @@ class Outcomes:
         target: The kind of target, with what the labels settle: its classes or labels.
         value: (M, L) float32; NaN where unknown. Binary: 0 or 1; multiclass: the class's number; multilabel: 0 or 1,
             a column a label; regression: the number; ordinal: the bucket's number; survival: hours and cause, of which
-            0 is censoring; forecast: 0 or 1 where the labels say so, by which anomalies are judged.
+            0 is censoring; forecast: 0 or 1 where the labels say so, by which anomalies are judged. Several targets:
+            the columns of each, part after part.
     """
 
     target: Target
@@ -49,14 +53,92 @@ def encode(labels: pl.DataFrame, target: Target, task: str) -> Outcomes:
     Raises:
         DataError: If the labels do not have what the target needs.
     """
+    if isinstance(target, SeveralTarget):
+        return _several(labels, target, task)
+    for name in () if isinstance(target, ForecastTarget) else _columns(labels, target):
+        if labels[name].null_count():
+            row = labels.filter(pl.col(name).is_null()).row(0)
+            raise DataError(
+                f"task.name={task}: the label of subject {row[0]} at {row[1]} has no {name}; remove the row"
+            )
+    return _single(labels, target, task)
+
+
+def _several(labels: pl.DataFrame, target: SeveralTarget, task: str) -> Outcomes:
+    """Each part from its own columns; NaN in the rows in which it is not known."""
+    parts, values = {}, []
+    for name, part in target.parts.items():
+        where = f"{task}, part {name}"
+        own = _under_its_names(labels, part, where)
+        known = np.ones(labels.height, bool)
+        if not isinstance(part.target, MultilabelTarget):  # whose labels are known or not one by one
+            for column in _columns(own, part.target):
+                known &= own[column].is_not_null().to_numpy()
+        if not known.any():
+            raise DataError(f"task.name={where}: no label is known")
+        found = _single(own.filter(pl.Series(known)), part.target, where)
+        value = np.full((labels.height, found.value.shape[1]), np.nan, np.float32)
+        value[known] = found.value
+        values.append(value)
+        parts[name] = part.model_copy(update={"target": found.target})
+    return Outcomes(target.model_copy(update={"parts": parts}), np.concatenate(values, axis=1))
+
+
+def _under_its_names(labels: pl.DataFrame, part: Part, task: str) -> pl.DataFrame:
+    """The keys and a part's columns, called as its kind of target has them."""
+    if part.column is None:
+        return labels
+    keys = labels.select(_KEYS)
+    if isinstance(part.target, SurvivalTarget | MultilabelTarget):
+        prefix = f"{part.column}_"
+        own = {name: name.removeprefix(prefix) for name in labels.columns if name.startswith(prefix)}
+    else:
+        own = {part.column: part.column} if part.column in labels.columns else {}
+    if not own:
+        found = ", ".join(name for name in labels.columns if name not in _KEYS)
+        raise DataError(f"task.name={task}: the labels have no column {part.column}; found {found or 'none'}")
+    if part.column in own:
+        kind = labels[part.column].dtype
+        fits = {"binary": kind == pl.Boolean, "multiclass": kind == pl.String or kind.is_integer()}
+        if not fits.get(part.target.kind, kind.is_numeric()):
+            raise DataError(
+                f"task.name={task}: column {part.column} is {kind}, which a {part.target.kind} target is not"
+            )
+        is_name = {"binary": schema.BOOLEAN_VALUE, "multiclass": schema.CATEGORICAL_VALUE}
+        own[part.column] = is_name.get(part.target.kind, schema.FLOAT_VALUE)
+    return keys.with_columns(labels[name].alias(alias) for name, alias in own.items())
+
+
+def _columns(labels: pl.DataFrame, target: SingleTarget) -> list[str]:
+    """The columns of labels that hold the outcome, as far as they are there."""
+    wanted: tuple[str, ...]
+    match target:
+        case BinaryTarget():
+            wanted = (schema.BOOLEAN_VALUE,)
+        case MulticlassTarget():
+            wanted = (schema.CATEGORICAL_VALUE, schema.INTEGER_VALUE)
+        case MultilabelTarget():
+            return [name for name in target.labels or _booleans(labels) if name in labels.columns]
+        case RegressionTarget() | OrdinalTarget():
+            wanted = (schema.FLOAT_VALUE, schema.INTEGER_VALUE)
+        case SurvivalTarget():
+            return [name for name in (TIME_TO_EVENT, EVENT) if name in labels.columns]
+    return [name for name in wanted if name in labels.columns][:1]
+
+
+def _booleans(labels: pl.DataFrame) -> tuple[str, ...]:
+    return tuple(name for name, kind in labels.schema.items() if kind == pl.Boolean and name not in _KEYS)
+
+
+def _single(labels: pl.DataFrame, target: SingleTarget | ForecastTarget, task: str) -> Outcomes:
     match target:
         case BinaryTarget():
             return Outcomes(target, _column(labels, task, target.kind, schema.BOOLEAN_VALUE)[:, None])
         case MulticlassTarget():
             return _classes(labels, target, task)
         case MultilabelTarget():
-            known = [name for name, kind in labels.schema.items() if kind == pl.Boolean and name not in _KEYS]
-            wanted = target.labels or tuple(known)
+            known = _booleans(labels)
+            wanted = target.labels or known
             if len(wanted) < 2:
                 found = ", ".join(known) or "none"
                 raise DataError(f"task.name={task}: a multilabel target needs 2 boolean columns or more; found {found}")

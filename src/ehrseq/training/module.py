@@ -55,21 +55,22 @@ class SequenceModule(lightning.LightningModule):
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
         """One step; the loss of the outcomes is summed on the device and read once an epoch."""
-        count: int | Tensor = len(batch)
         if self.replication and not isinstance(batch, StepBatch):
             prediction = self.model.at_steps(batch)
             loss = self._replicated(batch, prediction.output)
+            terms, counts = loss[None], loss.new_tensor([len(batch)])
         else:
             prediction = look(self.model, batch)
             output, outcome, _samples = outputs_of(batch, prediction)
-            loss, count = self.model.loss(output, outcome), self.model.objective.count(outcome)
-        self._add("train/loss", loss.detach(), count)
+            terms, counts = self.model.terms(output, outcome)
+            loss = terms.sum()
+        self._add("train/loss", terms.detach(), counts)
         return loss + self.model.forecast_loss(batch, prediction.hidden)
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
         output, outcome, _samples = outputs_of(batch, look(self.model, batch))
-        self._add("tuning/loss", self.model.loss(output, outcome), self.model.objective.count(outcome))
+        self._add("tuning/loss", *self.model.terms(output, outcome))
         if self.tuning_metrics is not None:
             self.tuning_metrics.update(self.model.predict(output.float()), outcome)
 
@@ -91,13 +92,13 @@ class SequenceModule(lightning.LightningModule):
         """The mean training loss of the epoch that just ended; starts anew with the next."""
         return float(self._mean("train/loss"))
 
-    def _add(self, name: str, mean: Tensor, count: int | Tensor) -> None:
-        new = torch.stack([mean.double() * count, torch.as_tensor(count, dtype=torch.float64, device=mean.device)])
+    def _add(self, name: str, means: Tensor, counts: Tensor) -> None:
+        new = torch.stack([means.double() * counts, counts.double()])
         self._sums[name] = self._sums[name] + new if name in self._sums else new
 
     def _mean(self, name: str) -> Tensor:
-        total, count = self._sums.pop(name)
-        mean: Tensor = total / count
+        totals, counts = self._sums.pop(name)
+        mean: Tensor = (totals / counts.clamp(min=1)).sum()
         return mean
 
     def configure_optimizers(self) -> Any:

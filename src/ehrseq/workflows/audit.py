@@ -8,7 +8,7 @@ from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.schema import Settings
 from ehrseq.config.targets import read_target
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
-from ehrseq.metrics import HEADLINE, evaluate_predictions
+from ehrseq.metrics import evaluate_predictions, headline
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
@@ -49,7 +49,6 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         samples = store.samples(settings.evaluate.split)
         prediction = learned.scorer.score(store, samples, settings)
         target = read_target(store.meta["target"])
-        headline = HEADLINE[target.kind]
         estimates = evaluate_predictions(
             target,
             store.arrays.sample_label[samples],
@@ -57,7 +56,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
             store.subjects_of(samples),
             **bootstrap_options(settings),
         )
-        metrics = {f"{CONTROL}{headline}": plain(estimates[headline])}
+        name = headline(target)
+        metrics = {f"{CONTROL}{name}": plain(estimates[name])}
         write_json(staging / RESULT, metrics)
         write_manifest(staging, AUDIT, key)
     tracker.metrics(flatten(metrics), 0)

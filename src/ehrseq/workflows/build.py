@@ -6,7 +6,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ehrseq.config.components import Component, is_allowed
+from ehrseq.config.components import Component, JoinedLabels, is_allowed
 from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
 from ehrseq.config.targets import ForecastTarget, Target
 from ehrseq.errors import ConfigError
@@ -76,7 +76,15 @@ def build_label_maker(config: Task) -> LabelMaker:
     if config.labels is None:
         # Of labels a forecast needs the times alone, whatever their name.
         return SourceLabels(of_any_task=config.target.kind == "forecast")
-    return build(config.labels, "task.labels", LabelMaker)  # type: ignore[type-abstract]
+    return _label_maker(config.labels, "task.labels")
+
+
+def _label_maker(component: Component, key: str) -> LabelMaker:
+    """One maker of labels, with those that it joins."""
+    given: dict[str, Any] = {}
+    if isinstance(component, JoinedLabels):
+        given["parts"] = {name: _label_maker(part, f"{key}.parts.{name}") for name, part in component.parts.items()}
+    return build(component, key, LabelMaker, **given)  # type: ignore[type-abstract]
 
 
 def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int, num_statics: int) -> "SequenceModel":

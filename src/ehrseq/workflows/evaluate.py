@@ -17,8 +17,10 @@ from ehrseq.config.targets import (
     MultilabelTarget,
     OrdinalTarget,
     RegressionTarget,
+    SeveralTarget,
     SurvivalTarget,
     Target,
+    columns_of,
     prediction_names,
 )
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
@@ -92,6 +94,8 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
             if ceiling is not None:
                 metrics[f"{split}/planted_rule_auroc"] = {"value": ceiling, "ci_low": None, "ci_high": None}
             _draw(outcome[:, 0], prediction[:, 0], staging, estimates)
+        elif isinstance(target, SeveralTarget):
+            _draw_parts(target, outcome, prediction, staging, estimates)
         write_json(staging / METRICS, metrics)
         write_manifest(staging, EVALUATE, key, samples=len(samples))
     tracker.metrics(flatten(metrics), 0)
@@ -114,8 +118,8 @@ def prediction_frame(
     """Predictions as people get them: `subject_id`, `prediction_time`, outcomes where known, predictions.
 
     The columns are `label` and `probability`; with several classes or labels `probability_<name>`, of numbers
-    `prediction`, of times `time_to_event_hours`, `event` and `incidence_<cause>_<hours>h`; of
-    forecasts `anomaly`.
+    `prediction`, of times `time_to_event_hours`, `event` and `incidence_<cause>_<hours>h`, of forecasts `anomaly`.
+    Those of several targets have the name of their part and `_` in front.
     """
     columns = [
         pl.Series("subject_id", store.subjects_of(samples)),
@@ -129,26 +133,40 @@ def prediction_frame(
 
 
 def _outcome_columns(target: Target, outcome: NDArray[np.float32]) -> list[pl.Series]:
+    """The outcomes (M, L) as labels have them; null where unknown."""
+    known = [pl.Series(column).fill_nan(None) for column in outcome.T]
     match target:
         case BinaryTarget():
-            return [pl.Series("label", outcome[:, 0] == 1)]
+            columns = {"label": known[0] == 1}
         case MulticlassTarget(classes=classes):
-            return [pl.Series("label", [classes[int(number)] for number in outcome[:, 0]])]
+            numbers = known[0].cast(pl.Int64)
+            columns = {"label": numbers.replace_strict(range(len(classes)), classes, return_dtype=pl.String)}
         case MultilabelTarget(labels=labels):
-            return [pl.Series(f"label_{name}", outcome[:, number] == 1) for number, name in enumerate(labels)]
+            columns = {f"label_{name}": known[number] == 1 for number, name in enumerate(labels)}
         case OrdinalTarget():
-            return [pl.Series("label", outcome[:, 0].astype(np.int64))]
+            columns = {"label": known[0].cast(pl.Int64)}
         case RegressionTarget():
-            return [pl.Series("label", outcome[:, 0])]
+            columns = {"label": known[0]}
         case SurvivalTarget():
-            return [pl.Series(TIME_TO_EVENT, outcome[:, 0]), pl.Series(EVENT, outcome[:, 1].astype(np.int64))]
+            columns = {TIME_TO_EVENT: known[0], EVENT: known[1].cast(pl.Int64)}
         case ForecastTarget():
-            return [] if np.isnan(outcome).all() else [pl.Series("label", outcome[:, 0] == 1)]
+            columns = {} if np.isnan(outcome).all() else {"label": known[0] == 1}
+        case SeveralTarget():
+            parts = [
+                (part.name, _outcome_columns(part.target, outcome[:, part.outcomes])) for part in columns_of(target)
+            ]
+            return [column.alias(f"{name}_{column.name}") for name, own in parts for column in own]
+    return [column.alias(name) for name, column in columns.items()]
 
 
 def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
     """One history's outcome (L,) in words."""
-    words = {column.name: column[0] for column in _outcome_columns(target, outcome[None])}
+    if isinstance(target, SeveralTarget):
+        own = columns_of(target)
+        return ", ".join(f"{part.name} {describe_outcome(part.target, outcome[part.outcomes])}" for part in own)
+    words = {
+        column.name: "unknown" if column[0] is None else column[0] for column in _outcome_columns(target, outcome[None])
+    }
     if set(words) != {"label"}:
         return ", ".join(f"{name.removeprefix('label_')} {value}" for name, value in words.items())
     value = words["label"]
@@ -195,7 +213,30 @@ def _planted_rule(dataset: Path, store: Store, samples: NDArray[np.int64], label
     return None if np.isnan(value) else float(value)
 
 
-def _draw(label: NDArray[Any], probability: NDArray[np.float64], folder: Path, estimates: dict[str, Estimate]) -> None:
+def _draw_parts(
+    target: SeveralTarget,
+    outcome: NDArray[np.float32],
+    prediction: NDArray[np.float64],
+    folder: Path,
+    estimates: dict[str, Estimate],
+) -> None:
+    """The figures of each binary part, `<part>_roc.png`, ..., from what is known of it."""
+    for part in columns_of(target):
+        if isinstance(part.target, BinaryTarget):
+            prefix = f"{part.name}_"
+            label, probability = outcome[:, part.outcomes][:, 0], prediction[:, part.predictions][:, 0]
+            known = ~np.isnan(label)
+            own = {name.removeprefix(prefix): value for name, value in estimates.items() if name.startswith(prefix)}
+            _draw(label[known], probability[known], folder, own, prefix)
+
+
+def _draw(
+    label: NDArray[Any],
+    probability: NDArray[np.float64],
+    folder: Path,
+    estimates: dict[str, Estimate],
+    prefix: str = "",
+) -> None:
     from ehrseq.metrics import figures
 
     for draw, name in (
@@ -203,4 +244,4 @@ def _draw(label: NDArray[Any], probability: NDArray[np.float64], folder: Path, e
         (figures.draw_precision_recall, "precision_recall"),
         (figures.draw_calibration, "calibration"),
     ):
-        draw(label, probability, folder / f"{name}.png", estimates=estimates)
+        draw(label, probability, folder / f"{prefix}{name}.png", estimates=estimates)

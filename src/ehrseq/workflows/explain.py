@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrseq.config.schema import Settings
+from ehrseq.config.targets import SeveralTarget, columns_of
 from ehrseq.files import atomic_folder, is_current, write_manifest
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.evaluate import describe_outcome
@@ -61,7 +62,8 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         cohort.write_csv(staging / COHORT)
         draw_heat_map(cohort, width, staging / HEAT_MAP)
         target = trained.target()
-        chosen = choose_histories(table, store, settings.explain.timelines)
+        first = columns_of(target)[0].outcomes.stop if isinstance(target, SeveralTarget) else 0
+        chosen = choose_histories(table, store, settings.explain.timelines, first - 1)
         for number, sample in enumerate(chosen, start=1):
             rows = table.filter(table["sample"] == sample)
             outcome = describe_outcome(target, store.arrays.sample_label[sample])

@@ -206,7 +206,7 @@ def learn(
         given = start.hand_on(model, representation.names, store.statics)
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
-    model.objective.fit(train.outcomes)
+    model.fit(train.outcomes)
     module = SequenceModule(
         model,
         build_optimizer(settings.optim),

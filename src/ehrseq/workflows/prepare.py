@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
-from ehrseq.config.targets import Target
+from ehrseq.config.targets import SeveralTarget, Target, columns_of
 from ehrseq.errors import DataError, EhrseqError
 from ehrseq.files import (
     atomic_folder,
@@ -144,13 +144,43 @@ def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> _Labelled:
     """Labels, outcomes and splits."""
     labels = maker.labels(dataset, settings.task.name)
     outcomes = encode(labels.frame, settings.task.target, settings.task.name)
-    kind = settings.task.target.kind
-    # Splits are stratified, and checked for both classes, by what is predicted, not by what else is there. Forecasts
-    # are divided as the binary task is, which a network that begins with theirs may learn.
-    frame = labels.frame if kind in ("binary", "forecast") else labels.frame.drop(schema.BOOLEAN_VALUE, strict=False)
+    # Splits are stratified, and checked for both classes, by what is predicted, not by what else is there.
+    frame = labels.frame.select(schema.SUBJECT_ID, schema.PREDICTION_TIME)
+    target = outcomes.target
+    first = target.parts[target.first].target if isinstance(target, SeveralTarget) else target
+    if first.kind == "binary":
+        value = pl.Series(outcomes.value[:, 0]).fill_nan(None)
+        frame = frame.with_columns((value == 1).alias(schema.BOOLEAN_VALUE))
+    if target.kind == "forecast":
+        # Divided as the binary task is, which a network that begins with this one may learn.
+        frame = labels.frame
+    options = {"both_classes": first.kind == "binary"}
     if settings.split.method == "source":
-        return _Labelled(labels, outcomes, read_splits(dataset, frame, both_classes=kind == "binary"))
-    return _Labelled(labels, outcomes, assign_splits(frame, settings.split, both_classes=kind == "binary"))
+        splits = read_splits(dataset, frame, **options)
+    else:
+        splits = assign_splits(frame, settings.split, **options)
+    _check_parts(outcomes, labels.frame, splits, settings.task.name)
+    return _Labelled(labels, outcomes, splits)
+
+
+def _check_parts(outcomes: Outcomes, labels: pl.DataFrame, splits: pl.DataFrame, task: str) -> None:
+    """That each of several targets is known in each split.
+
+    Raises:
+        DataError: If one is not.
+    """
+    if not isinstance(outcomes.target, SeveralTarget):
+        return
+    split = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"].to_numpy()
+    for part in columns_of(outcomes.target):
+        known = ~np.isnan(outcomes.value[:, part.outcomes]).all(axis=1)
+        for name in (schema.TRAIN, schema.TUNING, schema.HELD_OUT):
+            count = int((known & (split == name)).sum())
+            if count < 2:
+                raise DataError(
+                    f"task.name={task}, part {part.name}: {count} labels are known in split {name}; give more "
+                    "subjects, or other shares (config key split)"
+                )
 
 
 def _write_store(settings: Settings, prepared: Prepared, labelled: _Labelled, store_key: dict[str, Any]) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from ehrseq.config.targets import WATCHED, read_target
-from ehrseq.metrics import HEADLINE, Estimate, evaluate_predictions
+from ehrseq.config.targets import WATCHED, more_is_better, prediction_names, read_target, watched
+from ehrseq.metrics import Estimate, evaluate_predictions, headline
+from ehrseq.metrics.streaming import WatchedMetrics
 from ehrseq.metrics.survival import concordance, uncensored
 
 RNG = np.random.default_rng(0)
@@ -131,5 +133,77 @@ def test_survival_without_censoring_is_plain_brier() -> None:
     assert found["integrated_brier"].value == pytest.approx(np.mean(plain), rel=1e-5)
 
 
-def test_every_kind_has_a_headline_and_something_to_watch() -> None:
-    assert set(HEADLINE) == set(WATCHED)
+SEVERAL: dict[str, Any] = {
+    "kind": "several",
+    "parts": {
+        "death": {"target": {"kind": "binary"}},
+        "marks": {"target": {"kind": "multilabel", "labels": ["x", "y"]}},
+        "stay": {"target": {"kind": "regression"}},
+    },
+}
+
+
+def several() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Outcomes (N, 4), some unknown, and predictions that know something of them."""
+    outcome = np.column_stack([(RNG.random((N, 3)) < 0.4).astype(np.float32), RNG.normal(5, 2, N)]).astype(np.float32)
+    prediction = outcome + RNG.normal(0, 0.3, (N, 4))
+    prediction[:, :3] = 1 / (1 + np.exp(-prediction[:, :3]))
+    for column, share in enumerate((0.1, 0.5, 0.2, 0.4)):
+        outcome[RNG.random(N) < share, column] = np.nan
+    return outcome, prediction
+
+
+def test_each_of_several_targets_is_scored_on_what_is_known_of_it() -> None:
+    outcome, prediction = several()
+    found = evaluate(SEVERAL, outcome, prediction)
+    check_intervals(found)
+    known = ~np.isnan(outcome)
+    death, stay = known[:, 0], known[:, 3]
+    expected = {
+        "death_auroc": reference.roc_auc_score(outcome[death, 0], prediction[death, 0]),
+        "death_prevalence": outcome[death, 0].mean(),
+        "marks_auroc_y": reference.roc_auc_score(outcome[known[:, 2], 2], prediction[known[:, 2], 2]),
+        "stay_mae": np.abs(outcome[stay, 3] - prediction[stay, 3]).mean(),
+    }
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value, rel=1e-6), name
+    # The interval of a part is that of the part alone.
+    alone = evaluate({"kind": "binary"}, outcome[death, :1], prediction[death, :1], subject=SUBJECT[death])
+    assert {name: value for name, value in found.items() if name.startswith("death_")} == {
+        f"death_{name}": value for name, value in alone.items()
+    }
+
+
+def test_what_is_watched_of_several_targets() -> None:
+    outcome, prediction = several()
+    outcome[:50, 0] = np.nan  # a whole batch without
+    target = read_target(SEVERAL)
+    metrics = WatchedMetrics(target, "tuning/")
+    for start in range(0, N, 50):
+        batch = slice(start, start + 50)
+        metrics.update(torch.from_numpy(prediction[batch]), torch.from_numpy(outcome[batch]))
+    found = {name: value.item() for name, value in metrics.compute().items()}
+    assert sorted(found) == sorted(f"tuning/{name}" for name in watched(target))
+    death, stay = ~np.isnan(outcome[:, 0]), ~np.isnan(outcome[:, 3])
+    auroc = reference.roc_auc_score(outcome[death, 0], prediction[death, 0])
+    assert found["tuning/death_auroc"] == pytest.approx(auroc, abs=1e-6)
+    mae = np.abs(outcome[stay, 3] - prediction[stay, 3]).mean()
+    assert found["tuning/stay_mae"] == pytest.approx(mae, rel=1e-5)
+    ups = {name: more_is_better(name) for name in found}
+    assert [name for name, up in ups.items() if not up] == ["tuning/stay_mae"]
+
+
+@pytest.mark.parametrize("kind", WATCHED)
+def test_every_kind_has_a_headline_among_its_metrics(kind: str) -> None:
+    more: dict[str, dict[str, Any]] = {
+        "multiclass": {"classes": ["a", "b"]},
+        "multilabel": {"labels": ["a", "b"]},
+        "ordinal": {"edges": [1]},
+        "survival": {"edges": [24], "causes": ["a", "b"]},
+    }
+    plain = {"kind": kind, **more.get(kind, {})}
+    outcome = RNG.integers(0, 2, (N, 2 if kind in ("multilabel", "survival") else 1)) + (kind == "survival")
+    prediction = RNG.random((N, len(prediction_names(read_target(plain)))))
+    assert headline(read_target(plain)) in evaluate(plain, outcome, prediction)
+    both = {"kind": "several", "parts": {"one": {"target": plain}, "two": {"target": {"kind": "binary"}}}}
+    assert headline(read_target(both)) == f"one_{headline(read_target(plain))}"

@@ -28,7 +28,8 @@ def test_loss_is_the_mean_negative_log_likelihood_of_what_is_known() -> None:
     known = ~outcome.isnan()
     expected = -Normal(mean[known], deviation[known]).log_prob(outcome[known])  # type: ignore[no-untyped-call]
     torch.testing.assert_close(made.loss(output, outcome), expected.mean())
-    assert int(torch.as_tensor(made.count(outcome))) == int(known.sum())
+    terms, counts = made.terms(output, outcome)
+    assert (terms.shape, counts.tolist()) == ((1,), [int(known.sum())])
     torch.testing.assert_close(made.surprise(output, outcome)[known], expected)
     assert made.surprise(output, outcome)[~known].isnan().all()
     torch.testing.assert_close(made.predict(output), mean)

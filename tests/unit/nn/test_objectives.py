@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Loss
-from ehrseq.config.targets import Target, prediction_names, read_target
+from ehrseq.config.targets import SeveralTarget, Target, columns_of, prediction_names, read_target
 from ehrseq.errors import ConfigError
 from ehrseq.nn import make_objective
 
@@ -26,6 +26,17 @@ TARGETS: list[dict[str, Any]] = [
     {"kind": "survival", "edges": [24, 48, 72]},
     {"kind": "survival", "edges": [24, 48], "causes": ["death", "discharge"]},
 ]
+SEVERAL: dict[str, Any] = {
+    "kind": "several",
+    "first": "death",
+    "parts": {
+        "stay": {"target": {"kind": "regression"}, "weight": 0.5},
+        "death": {"target": {"kind": "binary"}, "weight": 2.0},
+        "grade": {"target": {"kind": "multiclass", "classes": ["a", "b", "c"]}},
+        "time": {"target": {"kind": "survival", "edges": [24, 48]}, "weight": 0.7},
+    },
+}
+TARGETS.append(SEVERAL)
 each_target = pytest.mark.parametrize("plain", TARGETS, ids=lambda plain: "-".join(map(str, plain.values())))
 
 
@@ -34,6 +45,8 @@ def loss_of(**changes: Any) -> Loss:
 
 
 def outcomes_of(target: Target, rows: int = 200) -> Tensor:
+    if isinstance(target, SeveralTarget):
+        return torch.cat([outcomes_of(part.target, rows) for part in columns_of(target)], dim=1)
     torch.manual_seed(3)
     match target.kind:
         case "binary":
@@ -57,7 +70,7 @@ def test_predictions_are_what_their_names_promise(plain: dict[str, Any]) -> None
     prediction = objective.predict(output)
     assert prediction.shape == (7, len(prediction_names(target)))
     assert objective.risk(output).shape == (7,)
-    if target.kind != "regression":
+    if target.kind not in ("regression", "several"):
         assert ((prediction >= 0) & (prediction <= 1)).all()
     if target.kind in ("multiclass", "ordinal"):
         torch.testing.assert_close(prediction.sum(1), torch.ones(7, dtype=torch.float64))
@@ -94,7 +107,13 @@ def test_outputs_can_be_fitted_to_outcomes(plain: dict[str, Any]) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(objective.loss(output, outcome))
         optimizer.step()
-    prediction = objective.predict(output.detach()).detach()
+    check_truth(objective.predict(output.detach()).detach(), outcome, target)
+
+
+def check_truth(prediction: Tensor, outcome: Tensor, target: Target) -> None:
+    if isinstance(target, SeveralTarget):
+        for part in columns_of(target):
+            check_truth(prediction[:, part.predictions], outcome[:, part.outcomes], part.target)
     match target.kind:
         case "binary" | "multilabel":
             assert ((prediction > 0.5) == (outcome == 1)).all()
@@ -202,6 +221,81 @@ def test_what_is_learned_of_train_is_saved_with_the_weights() -> None:
     assert torch.equal(other.predict(output), objective.predict(output))
 
 
+def test_several_losses_against_a_plain_loop() -> None:
+    """Each part's mean over its known outcomes, weighted; what one part does not know, others may."""
+    target = read_target(SEVERAL)
+    # Those after the first by name, however they are written.
+    assert prediction_names(target)[:3] == ("death_probability", "grade_probability_a", "grade_probability_b")
+    objective = make_objective(target, loss_of(focal=2.0)).double()
+    rng = np.random.default_rng(0)
+    rows = 30
+    outcome = outcomes_of(target, rows).double()
+    unknown = [rng.random(rows) < share for share in (0.2, 0.5, 0.3, 0.4)]
+    for part, hidden in zip(columns_of(target), unknown, strict=True):  # type: ignore[arg-type]
+        outcome[torch.from_numpy(hidden), part.outcomes] = torch.nan
+    objective.fit(outcome.numpy().astype(np.float32))
+    output = torch.randn(rows, 1 + 3 + 1 + 2, dtype=torch.float64, requires_grad=True)
+    loss = objective.loss(output, outcome)
+    stays = [row[2] for row in outcome.tolist() if not math.isnan(row[2])]
+    mean = sum(stays) / len(stays)
+    spread = (sum((stay - mean) ** 2 for stay in stays) / len(stays)) ** 0.5
+    own: dict[str, list[float]] = {"death": [], "grade": [], "stay": [], "time": []}
+    for values, (death, grade, stay, hours, event) in zip(output.tolist(), outcome.tolist(), strict=True):
+        if not math.isnan(death):
+            given = 1 / (1 + math.exp(-values[0] if death else values[0]))
+            own["death"].append(-((1 - given) ** 2) * math.log(given))
+        if not math.isnan(grade):
+            given = math.exp(values[1 + int(grade)]) / sum(math.exp(value) for value in values[1:4])
+            own["grade"].append(-((1 - given) ** 2) * math.log(given))
+        if not math.isnan(stay):
+            own["stay"].append((values[4] - (stay - mean) / spread) ** 2)
+        if not math.isnan(hours):
+            total = 0.0
+            for logit, edge in zip(values[5:7], (24.0, 48.0), strict=True):
+                hazard = 1 / (1 + math.exp(-logit))
+                if event and hours <= edge:
+                    total -= math.log(hazard)
+                    break
+                if hours < edge:
+                    break
+                total -= math.log(1 - hazard)
+            own["time"].append(total)
+    weights = {"death": 2.0, "grade": 1.0, "stay": 0.5, "time": 0.7}
+    expected = sum(weight * sum(own[name]) / len(own[name]) for name, weight in weights.items())
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, output)
+    for hidden, columns in zip(unknown, (slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 7)), strict=True):
+        assert gradient[torch.from_numpy(hidden), columns].count_nonzero() == 0
+        if columns.start < 5:  # of who is censored before the first edge nothing is known either
+            assert (gradient[torch.from_numpy(~hidden), columns] != 0).any(dim=1).all()
+    torch.testing.assert_close(objective.risk(output), torch.sigmoid(output[:, 0]))
+
+
+def test_what_is_taken_from_train_is_taken_from_the_known() -> None:
+    target = read_target(SEVERAL)
+    outcome = outcomes_of(target, 60).numpy()
+    hidden = outcome.copy()
+    hidden[40:] = np.nan
+    found, expected = (make_objective(target, loss_of(class_weight="balanced")) for _ in range(2))
+    found.fit(hidden)
+    expected.fit(outcome[:40])
+    for one, other in zip(found.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(one, other)
+    ordinal = [make_objective(read_target({"kind": "ordinal", "edges": [1, 2]}), PLAIN) for _ in range(2)]
+    ordinal[0].fit(hidden[:, 1:2])
+    ordinal[1].fit(outcome[:40, 1:2])
+    torch.testing.assert_close(ordinal[0].state_dict(), ordinal[1].state_dict())
+
+
+def test_options_of_the_loss_are_for_the_parts_that_know_them() -> None:
+    target = read_target(SEVERAL)
+    outcome = outcomes_of(target, 20)
+    outcome[:, 0] = torch.nan  # the only part that knows a number as weight of a class
+    output = torch.randn(20, 7)
+    values = [make_objective(target, loss_of(class_weight=weight)).loss(output, outcome) for weight in ("none", 5.0)]
+    torch.testing.assert_close(values[0], values[1])
+
+
 @pytest.mark.parametrize(
     ("plain", "loss", "message"),
     [
@@ -212,3 +306,17 @@ def test_what_is_learned_of_train_is_saved_with_the_weights() -> None:
 def test_losses_that_do_not_fit_are_refused(plain: dict[str, Any], loss: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_objective(read_target(plain), loss_of(**loss))
+
+
+@each_target
+def test_learning_begins_where_one_output_for_all_is_best(plain: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    loss = PLAIN.model_copy(update={"class_weight": "balanced"}) if plain["kind"] in ("binary", "multiclass") else PLAIN
+    target = read_target(plain)
+    objective = make_objective(target, loss)
+    outcome = outcomes_of(target, 500)
+    objective.fit(outcome.numpy())
+    output = objective.initial(outcome.numpy()).requires_grad_()
+    best = objective.loss(output.expand(500, -1), outcome)
+    (slope,) = torch.autograd.grad(best, output)
+    assert slope.abs().max() < 0.01  # half a case is added where a count could be 0

@@ -55,6 +55,7 @@ def test_members_against_a_plain_loop() -> None:
     torch.manual_seed(0)
     windows = [2, 3]
     net = SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, windows=windows).double().eval()
+    net.bias.data.uniform_()
     batch = inputs()
     got = net(**batch)
     assert got.shape == (B, 3, 2)
@@ -74,7 +75,7 @@ def test_members_against_a_plain_loop() -> None:
         shared = torch.relu(net.first.weight @ torch.tensor(summary, dtype=torch.float64) + net.first.bias)
         for member in range(3):
             own = torch.relu(net.second.weight @ (shared * net.factors[member]) + net.second.bias)
-            assert got[row, member].tolist() == pytest.approx((own @ net.last[member]).tolist(), abs=1e-10)
+            assert got[row, member].tolist() == pytest.approx((own @ net.last[member] + net.bias).tolist(), abs=1e-10)
 
 
 def test_padding_changes_nothing() -> None:

@@ -97,6 +97,7 @@ BROKEN_OUTCOMES = [
     ("not 0 or 1", outcomes({**ALL, 9: 2}), r"Outcomes-a\.txt, row 10, column In-hospital_death: 2 is neither"),
     ("no column", outcomes(ALL).replace("In-hospital_death", "Death"), r"row 1: no column In-hospital_death"),
     ("not a number", outcomes(ALL).replace("\n9,", "\nnine,"), r"row 10, column RecordID: 'nine' is not a whole"),
+    ("no days", outcomes(ALL).replace("\n9,6,1,5", "\n9,6,1,-3"), r"row 10, column Length_of_stay: -3 is neither"),
     ("empty", "", r"row 1: no column RecordID"),
     ("one class", outcomes(dict.fromkeys(ALL, 0)), r"split train has only negative labels"),
     ("one class in a split", outcomes({**dict.fromkeys(ALL, 0), 3: 1}), r"split \w+ has only negative labels"),
@@ -197,6 +198,24 @@ def test_repairs_are_accepted_and_counted(make: Callable[..., Path], tmp_path: P
     assert 3 not in pl.read_parquet(root / "data" / "0000.parquet")["subject_id"]
 
 
+def test_days_that_are_not_known_give_no_label(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make()
+    file = tmp_path / "Outcomes-a.txt"
+    file.write_text(outcomes(ALL).replace("\n9,6,1,5,-1,", "\n9,6,1,-1,30,").replace("\n4,6,1,5,", "\n4,6,1,12,"))
+    for name, source in (("labelled", PhysioNet2012Source(str(folder))), ("new", PhysioNet2012Source(str(folder)))):
+        root = tmp_path / name
+        root.mkdir()
+        (source if name == "labelled" else source.without_labels()).write(root)
+    found = {task: pl.read_parquet(tmp_path / "labelled" / "labels" / task) for task in ("length_of_stay", "survival")}
+    stays = dict(found["length_of_stay"].select("subject_id", "float_value").iter_rows())
+    assert stays == {record: 12.0 if record == 4 else 5.0 for record in ALL if record != 9}
+    assert found["survival"].rows() == [(9, ADMISSION + timedelta(hours=48), 30.0)]
+    for task in ("in_hospital_mortality", "length_of_stay", "survival"):
+        table = pl.read_parquet(tmp_path / "new" / "labels" / task)
+        assert table.columns == ["subject_id", "prediction_time"]
+        assert table["subject_id"].to_list() == list(ALL)
+
+
 def slow_reading(text: str, record: int) -> list[tuple[int, datetime | None, str, float | None]]:
     """The adapter's contract, row by row."""
     events: list[tuple[int, datetime | None, str, float | None]] = []
@@ -236,6 +255,13 @@ def test_real_stays_against_an_independent_reading(test_data: Path, tmp_path: Pa
                 assert row[3] == (None if event[3] is None else pytest.approx(event[3], rel=1e-6))
     DataSchema.validate(pq.read_table(tmp_path / "data" / "0000.parquet"))
     LabelSchema.validate(pq.read_table(tmp_path / "labels" / "in_hospital_mortality" / "0000.parquet"))
+    with (test_data / "physionet2012" / "Outcomes-a.txt").open() as lines:
+        rows_of = {int(row["RecordID"]): row for row in csv.DictReader(lines)}
+    for task, column in (("length_of_stay", "Length_of_stay"), ("survival", "Survival")):
+        LabelSchema.validate(pq.read_table(tmp_path / "labels" / task / "0000.parquet"))
+        labels = pl.read_parquet(tmp_path / "labels" / task).select("subject_id", "float_value")
+        days = {record: float(row[column]) for record, row in rows_of.items() if row[column] != "-1"}
+        assert dict(labels.iter_rows()) == days
     CodeMetadataSchema.validate(pq.read_table(tmp_path / "metadata" / "codes.parquet"))
     # Outcomes are never inputs.
     assert not {"SAPS-I", "SOFA", "Length_of_stay", "Survival", "In-hospital_death"} & set(events["code"])
