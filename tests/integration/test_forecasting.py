@@ -145,7 +145,7 @@ def test_surprise_is_the_mean_over_what_was_measured_given_the_past(
     for sample, history in zip(samples[:15], histories[:15], strict=True):
         batch = forecasts.cut(np.array([sample]))
         with torch.inference_mode():
-            mean, deviation = objective.distribution(model.at_steps(batch).output.squeeze(2))
+            mean, deviation = objective.distribution(model.at_steps(batch).output)
         surprise = [float("nan")]
         for step in range(batch.steps - 1):
             losses = []

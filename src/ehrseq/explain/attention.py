@@ -20,7 +20,7 @@ def attention_table(
     Args:
         outputs: Batches and what the network said about them.
         store: Where the histories come from.
-        risk: Outputs to one number a history, `SequenceModel.risk`.
+        risk: Outputs to one number a history, `Objective.risk`.
 
     Returns:
         `sample`, `subject_id`, `prediction_time`, `step` (from 0), `hours_before` (from the end of the step to

@@ -33,16 +33,21 @@ class Prediction(NamedTuple):
     """What the net says about each history.
 
     Attributes:
-        output: What the objective makes predictions of, (B, M, O), or (B, T, M, O) at each step: M opinions, each
-            learned by itself; `SequenceModel.predict` averages what they predict. M is 1 without a summary network.
+        opinions: Outputs that each learn by themselves, (B, M, O), or (B, T, M, O) at each step; M is 1 without a
+            summary network.
         attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T): the pooling's; where it gives
             none, the encoder's own; None where that gives none either.
         hidden: Hidden states, exactly 0 on padding, (B, T, H).
     """
 
-    output: Tensor
+    opinions: Tensor
     attention: Tensor | None
     hidden: Tensor
+
+    @property
+    def output(self) -> Tensor:
+        """What the objective makes predictions of, (B, O) or (B, T, O): the mean of the opinions."""
+        return self.opinions.mean(-2)
 
 
 class SequenceModel(nn.Module):
@@ -106,7 +111,7 @@ class SequenceModel(nn.Module):
             inputs: B histories.
 
         Returns:
-            Outputs (B, M, O), attention (B, T) or None, hidden states (B, T, H).
+            Opinions (B, M, O), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
@@ -123,7 +128,7 @@ class SequenceModel(nn.Module):
             inputs: B histories.
 
         Returns:
-            Outputs (B, T, M, O), anything on padding; no attention; hidden states (B, T, H).
+            Opinions (B, T, M, O), anything on padding; no attention; hidden states (B, T, H).
 
         Raises:
             ConfigError: If the encoder looks ahead, or the pooling pools whole histories only.
@@ -138,26 +143,14 @@ class SequenceModel(nn.Module):
             output = _side_by_side(output, self.summary.steps(**_read(inputs, self.summary.reads)))
         return Prediction(output, None, hidden)
 
-    def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
-        """The mean loss of all opinions, a scalar.
+    def terms(self, opinions: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of all opinions, in parts, and of how many outcomes each is the mean, see `Objective.terms`.
 
         Args:
-            output: (N, M, O).
+            opinions: (N, M, O).
             outcome: (N, L), NaN where unknown.
         """
-        return self.terms(output, outcome)[0].sum()
-
-    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
-        """The parts of `loss` and of how many outcomes each is the mean, see `Objective.terms`; its arguments."""
-        return self.objective.terms(output.flatten(0, 1), outcome.repeat_interleave(output.shape[1], dim=0))
-
-    def predict(self, output: Tensor) -> Tensor:
-        """Predictions (N, P) of outputs (N, M, O): the mean of the opinions'."""
-        return self.objective.predict(output.flatten(0, 1)).reshape(*output.shape[:2], -1).mean(1)
-
-    def risk(self, output: Tensor) -> Tensor:
-        """One number a history, (N,), by which they can be ranked, of outputs (N, M, O)."""
-        return self.objective.risk(output.flatten(0, 1)).reshape(output.shape[:2]).mean(1)
+        return self.objective.terms(opinions.flatten(0, 1), outcome.repeat_interleave(opinions.shape[1], dim=0))
 
     def forecast_loss(self, inputs: SequenceInputs, hidden: Tensor) -> Tensor:
         """The loss of the forecast of the next values, a scalar; 0 where there is none.

@@ -72,7 +72,7 @@ def forecast(model: SequenceModel, loader: DataLoader[SequenceBatch], device: to
     for batch in loader:
         moved = batch.to(device)
         assert isinstance(moved, StepBatch)
-        output = model.at_steps(moved).output.squeeze(2)
+        output = model.at_steps(moved).output
         yield ForecastBatch(moved, *objective.distribution(output), objective.surprise(output, moved.targets))
 
 

@@ -36,12 +36,12 @@ def outputs_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Te
     """What the network says of each sample of a batch, at the end of its history or at the step where it ends.
 
     Returns:
-        Outputs (N, M, O), outcomes (N, L), sample numbers (N,).
+        Opinions (N, M, O), outcomes (N, L), sample numbers (N,).
     """
     if isinstance(batch, StepBatch):
         here = batch.samples >= 0
-        return prediction.output[here], batch.targets[here], batch.samples[here]
-    return prediction.output, batch.targets, batch.samples
+        return prediction.opinions[here], batch.targets[here], batch.samples[here]
+    return prediction.opinions, batch.targets, batch.samples
 
 
 def look(model: SequenceModel, batch: SequenceBatch) -> Prediction:
@@ -74,9 +74,9 @@ def score(model: SequenceModel, loader: DataLoader[SequenceBatch], device: torch
     model.eval().to(device)
     for batch in loader:
         moved = batch.to(device)
-        output, _, numbers = outputs_of(moved, look(model, moved))
+        opinions, _, numbers = outputs_of(moved, look(model, moved))
         samples.append(numbers.cpu().numpy())
-        predicted.append(model.predict(output.double()).cpu().numpy())
+        predicted.append(model.objective.predict(opinions.double().mean(1)).cpu().numpy())
     all_samples = np.concatenate(samples)
     order = np.argsort(all_samples)
     return Scores(all_samples[order], np.concatenate(predicted)[order])

@@ -57,30 +57,33 @@ class SequenceModule(lightning.LightningModule):
         """One step; the loss of the outcomes is summed on the device and read once an epoch."""
         if self.replication and not isinstance(batch, StepBatch):
             prediction = self.model.at_steps(batch)
-            loss = self._replicated(batch, prediction.output)
+            loss = self._replicated(batch, prediction.opinions)
             terms, counts = loss[None], loss.new_tensor([len(batch)])
         else:
             prediction = look(self.model, batch)
-            output, outcome, _samples = outputs_of(batch, prediction)
-            terms, counts = self.model.terms(output, outcome)
+            opinions, outcome, _samples = outputs_of(batch, prediction)
+            terms, counts = self.model.terms(opinions, outcome)
             loss = terms.sum()
         self._add("train/loss", terms.detach(), counts)
         return loss + self.model.forecast_loss(batch, prediction.hidden)
 
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
-        output, outcome, _samples = outputs_of(batch, look(self.model, batch))
-        self._add("tuning/loss", *self.model.terms(output, outcome))
+        opinions, outcome, _samples = outputs_of(batch, look(self.model, batch))
+        output = opinions.float().mean(1)
+        self._add("tuning/loss", *self.model.objective.terms(output, outcome))
         if self.tuning_metrics is not None:
-            self.tuning_metrics.update(self.model.predict(output.float()), outcome)
+            self.tuning_metrics.update(self.model.objective.predict(output), outcome)
 
-    def _replicated(self, batch: SequenceBatch, outputs: Tensor) -> Tensor:
+    def _replicated(self, batch: SequenceBatch, opinions: Tensor) -> Tensor:
         """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
         real = step_mask(batch.lengths, batch.steps)
         outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
-        last = outputs[torch.arange(len(batch), device=outputs.device), batch.lengths - 1]
-        early = self.model.loss(outputs[real], outcomes[real])
-        return (1 - self.replication) * self.model.loss(last, batch.targets) + self.replication * early
+        last = opinions[torch.arange(len(batch), device=opinions.device), batch.lengths - 1]
+        at_end, early = (
+            self.model.terms(*pair)[0].sum() for pair in ((last, batch.targets), (opinions[real], outcomes[real]))
+        )
+        return (1 - self.replication) * at_end + self.replication * early
 
     def on_validation_epoch_end(self) -> None:
         """Logs what training watches; exact over the whole split, never a mean over batches."""

@@ -55,7 +55,7 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
         dataset = HistoryDataset(representation, store.samples(settings.explain.split))
         device = inference.choose_device(settings.trainer.accelerator)
         outputs = inference.predictions(model, dataset.ordered(settings.loader), device)
-        table = attention_table(outputs, store, model.risk)
+        table = attention_table(outputs, store, model.objective.risk)
         table.drop("sample").write_parquet(staging / ATTENTION)
         width = representation.bin_hours or choose_bin_hours(table)
         cohort = cohort_attention(table, width)

@@ -96,7 +96,7 @@ def test_attention_states_and_logits_follow_the_written_equations() -> None:
             assert torch.allclose(alpha[row, t], weight, rtol=0, atol=1e-10)
             assert torch.allclose(beta[row, t], direction, rtol=0, atol=1e-10)
             assert torch.allclose(prediction.hidden[row, t], weight * direction * v[t], rtol=0, atol=1e-10)
-        assert torch.allclose(prediction.output[row, 0], last.weight @ context + last.bias, rtol=0, atol=1e-10)
+        assert torch.allclose(prediction.output[row], last.weight @ context + last.bias, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("num_statics", [0, S])
@@ -104,7 +104,7 @@ def test_contributions_add_up_to_the_logit(num_statics: int) -> None:
     model, inputs = build(num_statics=num_statics), random_inputs()
     parts, prediction = contributions(model, inputs), model(inputs)
     assert parts.steps.shape == (len(LENGTHS), 9, 1)
-    assert torch.allclose(parts.steps.sum(1) + parts.statics + parts.bias, prediction.output[:, 0], rtol=0, atol=1e-10)
+    assert torch.allclose(parts.steps.sum(1) + parts.statics + parts.bias, prediction.output, rtol=0, atol=1e-10)
     assert parts.statics.any().item() == bool(num_statics)
     for row, length in enumerate(LENGTHS.tolist()):
         assert parts.steps[row, length:].count_nonzero() == 0
@@ -112,16 +112,14 @@ def test_contributions_add_up_to_the_logit(num_statics: int) -> None:
         hidden = prediction.hidden[row : row + 1].clone()
         hidden[:, 0] = 0
         without = model.head(model.pooling(hidden, LENGTHS[row : row + 1]).vector, inputs.statics[row : row + 1])
-        assert torch.allclose(prediction.output[row, 0] - without[0], parts.steps[row, 0], rtol=0, atol=1e-10)
+        assert torch.allclose(prediction.output[row] - without[0], parts.steps[row, 0], rtol=0, atol=1e-10)
 
 
 def test_contributions_add_up_in_float32_too() -> None:
     model, inputs = build(num_statics=S).float(), random_inputs()
     inputs = Inputs(inputs.steps.float(), inputs.statics.float(), LENGTHS)
     parts = contributions(model, inputs)
-    assert torch.allclose(
-        parts.steps.sum(1) + parts.statics + parts.bias, model(inputs).output[:, 0], rtol=0, atol=1e-5
-    )
+    assert torch.allclose(parts.steps.sum(1) + parts.statics + parts.bias, model(inputs).output, rtol=0, atol=1e-5)
 
 
 def test_the_prediction_shows_alpha_unless_the_pooling_weighs_the_steps_itself() -> None:

@@ -112,7 +112,7 @@ def assert_same(one: Prediction, other: Prediction, atol: float) -> None:
 
 def test_shapes_and_attention_are_as_promised(model: SequenceModel) -> None:
     prediction: Prediction = model(random_inputs())
-    assert prediction.output.shape == (6, 1, 1)
+    assert prediction.output.shape == (6, 1)
     assert len(set(prediction.output[:, 0].tolist())) == 6
     assert prediction.hidden.shape == (6, 8, model.encoder.output_size)
     assert (prediction.attention is not None) == model.pooling.gives_attention
