@@ -177,7 +177,7 @@ class GridEmbedding(Component):
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
     statics: Literal["steps", "none"] = "steps"
-    features: tuple[Literal["value", "pieces", "observed", "seen", "hours_since"], ...] = (
+    features: tuple[Literal["value", "pieces", "observed", "seen", "hours_since", "hours_in"], ...] = (
         "value",
         "observed",
         "seen",

@@ -13,7 +13,7 @@ from ehrseq.nn.checks import check_choice, check_count, check_probability
 from ehrseq.nn.elapsed import elapsed_hours
 from ehrseq.nn.pieces import KNOTS, pieces
 
-FEATURES = ("value", "pieces", "observed", "seen", "hours_since")
+FEATURES = ("value", "pieces", "observed", "seen", "hours_since", "hours_in")
 # A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
 HOURS_UNIT = 24.0
 HOURS_LIMIT = 720.0
@@ -68,13 +68,14 @@ class GridEmbedding(Embedding):
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
         features: Which of "value", "pieces" (of the value, see `pieces`; 0 until it is seen), "observed", "seen"
-            (observed in any step so far) and "hours_since" the net sees; always concatenated in this order.
+            (observed in any step so far), "hours_since" and "hours_in" (since the first step; one number) the net sees;
+            always concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.
     """
 
-    reads = ("values", "observed", "hours_since", "statics")
+    reads = ("values", "observed", "hours_since", "hours_before", "statics")
 
     def __init__(
         self,
@@ -91,8 +92,9 @@ class GridEmbedding(Embedding):
         self.num_statics = check_count("num_statics", num_statics, least=0)
         self.with_statics = check_choice("statics", statics, ("steps", "none")) == "steps" and num_statics > 0
         self.features = _check_features(features)
-        width = len(self.features) + (len(KNOTS) - 2 if "pieces" in self.features else 0)
-        self.input_size = num_features * width + (num_statics if self.with_statics else 0)
+        width = sum({"pieces": len(KNOTS) - 1, "hours_in": 0}.get(feature, 1) for feature in self.features)
+        alone = ("hours_in" in self.features) + (num_statics if self.with_statics else 0)
+        self.input_size = num_features * width + alone
         self.linear: nn.Linear | None = None
         if projection is not None:
             self.linear = nn.Linear(self.input_size, check_count("projection", projection))
@@ -105,7 +107,7 @@ class GridEmbedding(Embedding):
         return self.input_size if self.linear is None else self.linear.out_features
 
     def forward(  # type: ignore[override]
-        self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor, statics: Tensor
     ) -> Tensor:
         """Embed each step; no step sees a later one.
 
@@ -113,6 +115,7 @@ class GridEmbedding(Embedding):
             values: Normalised values with the gaps filled, (B, T, F).
             observed: 1 where the value was measured in this step, (B, T, F).
             hours_since: Hours since the feature was last seen, (B, T, F).
+            hours_before: Hours from each step to the prediction, (B, T).
             statics: Normalised static features, (B, S).
 
         Returns:
@@ -131,6 +134,8 @@ class GridEmbedding(Embedding):
             parts.append(seen)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
+        if "hours_in" in self.features:
+            parts.append(scale_hours(hours_before[:, :1] - hours_before).to(values.dtype).unsqueeze(-1))
         if self.with_statics:
             parts.append(statics.to(values.dtype).unsqueeze(1).expand(-1, values.shape[1], -1))
         embedded: Tensor = self.input_dropout(torch.cat(parts, dim=-1))

@@ -27,7 +27,7 @@ class SummaryNetwork(nn.Module):
 
     Of each feature: mean and last of the filled values, mean of the filled values in the last w steps; largest,
     smallest, mean, first, standard deviation and last less first of what was observed; how often it was observed, in
-    all and in the last w steps, and how long ago. 0 where nothing was observed.
+    all and in the last w steps, and how long ago. 0 where nothing was observed. And the hours since the first step.
 
     Args:
         num_features: F, the number of features of the grid.
@@ -43,7 +43,7 @@ class SummaryNetwork(nn.Module):
         ConfigError: If an argument is out of range.
     """
 
-    reads = ("values", "observed", "hours_since", "statics", "lengths")
+    reads = ("values", "observed", "hours_since", "hours_before", "statics", "lengths")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SummaryNetwork(nn.Module):
         self.windows = tuple(check_count("windows", steps) for steps in windows)
         values, amounts = 7 + len(self.windows), 3 + len(self.windows)
         size = num_features * (values * (len(KNOTS) - 1) + amounts * (len(_AMOUNT_KNOTS) - 1) + 1)
-        size += num_statics * len(KNOTS)
+        size += num_statics * len(KNOTS) + len(_AMOUNT_KNOTS) - 1
         self.first = nn.Linear(size, hidden_size)
         self.second = nn.Linear(hidden_size, hidden_size)
         # Signs at first: members that start alike stay alike.
@@ -76,7 +76,13 @@ class SummaryNetwork(nn.Module):
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
 
     def forward(
-        self, values: Tensor, observed: Tensor, hours_since: Tensor, statics: Tensor, lengths: Tensor
+        self,
+        values: Tensor,
+        observed: Tensor,
+        hours_since: Tensor,
+        hours_before: Tensor,
+        statics: Tensor,
+        lengths: Tensor,
     ) -> Tensor:
         """What the members say of each history.
 
@@ -84,13 +90,14 @@ class SummaryNetwork(nn.Module):
             values: Normalised values with the gaps filled, (B, T, F).
             observed: 1 where the value was measured in this step, (B, T, F).
             hours_since: Hours since the feature was last seen, (B, T, F).
+            hours_before: Hours from each step to the prediction, (B, T).
             statics: Normalised static features, (B, S).
             lengths: Number of real steps of each history, (B,).
 
         Returns:
             (B, K, O).
         """
-        figures, amounts, seen = self._summary(values, observed, hours_since)
+        figures, amounts, seen = self._summary(values, observed, hours_since, hours_before)
         return self._read(
             last_state(figures, lengths), last_state(amounts, lengths), last_state(seen, lengths), statics
         )
@@ -100,6 +107,7 @@ class SummaryNetwork(nn.Module):
         values: Tensor,
         observed: Tensor,
         hours_since: Tensor,
+        hours_before: Tensor,
         statics: Tensor,
         lengths: Tensor,  # noqa: ARG002
     ) -> Tensor:
@@ -109,10 +117,12 @@ class SummaryNetwork(nn.Module):
             (B, T, K, O); anything on padding.
         """
         known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
-        return self._read(*self._summary(values, observed, hours_since), known)
+        return self._read(*self._summary(values, observed, hours_since, hours_before), known)
 
-    def _summary(self, values: Tensor, observed: Tensor, hours_since: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), and whether ever seen (B, T, F)."""
+    def _summary(
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF + 1), and whether ever seen (B, T, F)."""
         observed = observed.to(values.dtype)
         step = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)[:, None]
         total, count = values.cumsum(1), observed.cumsum(1)
@@ -128,6 +138,7 @@ class SummaryNetwork(nn.Module):
         for window in self.windows:
             figures.append((total - _earlier(total, window)) / step.clamp(max=window))
             amounts.append(torch.log1p(count - _earlier(count, window)) / 2)
+        amounts.append(scale_hours(hours_before[:, :1] - hours_before).to(values.dtype).unsqueeze(-1))
         return torch.cat(figures, -1), torch.cat(amounts, -1), seen
 
     def _read(self, figures: Tensor, amounts: Tensor, seen: Tensor, statics: Tensor) -> Tensor:

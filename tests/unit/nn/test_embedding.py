@@ -13,13 +13,15 @@ B, T, F, S = 2, 3, 4, 2
 
 
 @pytest.fixture(name="inputs")
-def grid_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def grid_inputs() -> tuple[Tensor, ...]:
     torch.manual_seed(0)
-    return torch.randn(B, T, F), (torch.rand(B, T, F) < 0.5).float(), torch.rand(B, T, F) * 100, torch.randn(B, S)
+    before = torch.tensor([[9.0, 4.0, 0.0], [50.0, 1.0, 0.0]])
+    observed = (torch.rand(B, T, F) < 0.5).float()
+    return torch.randn(B, T, F), observed, torch.rand(B, T, F) * 100, before, torch.randn(B, S)
 
 
 def test_a_step_is_values_observed_ages_and_statics_side_by_side(inputs: tuple[Tensor, ...]) -> None:
-    values, observed, hours, statics = inputs
+    values, observed, hours, _, statics = inputs
     embedding = GridEmbedding(F, S)
     steps = embedding(*inputs)
     assert steps.shape == (B, T, embedding.output_size) == (B, T, 4 * F + S)
@@ -34,7 +36,9 @@ def test_a_step_is_values_observed_ages_and_statics_side_by_side(inputs: tuple[T
 def test_ages_grow_to_a_bound() -> None:
     hours = torch.tensor([-1.0, 0.0, 1.0, 24.0, 48.0, 720.0, 1e6, float("inf")]).view(1, -1, 1)
     nothing = torch.zeros_like(hours)
-    ages = GridEmbedding(1, 0, features=["hours_since"])(nothing, nothing, hours, torch.zeros(1, 0)).flatten()
+    ages = GridEmbedding(1, 0, features=["hours_since"])(
+        nothing, nothing, hours, hours[..., 0], torch.zeros(1, 0)
+    ).flatten()
     bound = log1p(720) / log1p(24)
     assert ages.tolist() == pytest.approx(
         [0, 0, log1p(1) / log1p(24), 1, log1p(48) / log1p(24), bound, bound, bound], abs=1e-6
@@ -62,7 +66,7 @@ def test_chosen_features_are_blocks_of_the_whole(
 
 
 def test_pieces_of_what_was_seen(inputs: tuple[Tensor, ...]) -> None:
-    values, observed, _, _ = inputs
+    values, observed, *_ = inputs
     embedding = GridEmbedding(F, S, statics="none", features=["pieces"])
     steps = embedding(*inputs)
     assert steps.shape == (B, T, embedding.output_size)
@@ -73,10 +77,19 @@ def test_pieces_of_what_was_seen(inputs: tuple[Tensor, ...]) -> None:
         assert torch.equal(blocks[..., f, :][seen], pieces(values[..., f][seen].unsqueeze(-1)))
 
 
+def test_hours_in_count_from_the_first_step(inputs: tuple[Tensor, ...]) -> None:
+    embedding = GridEmbedding(F, S, statics="none", features=["hours_in"])
+    expected = [[0, 5, 9], [0, 49, 50]]
+    assert embedding.output_size == 1
+    assert embedding(*inputs)[..., 0].tolist() == [
+        pytest.approx([log1p(hours) / log1p(24) for hours in row], abs=1e-6) for row in expected
+    ]
+
+
 def test_observed_may_be_boolean(inputs: tuple[Tensor, ...]) -> None:
-    values, observed, hours, statics = inputs
+    values, observed, hours, before, statics = inputs
     embedding = GridEmbedding(F, S)
-    assert torch.equal(embedding(values, observed.bool(), hours, statics), embedding(*inputs))
+    assert torch.equal(embedding(values, observed.bool(), hours, before, statics), embedding(*inputs))
 
 
 def test_projection_is_a_linear_map_with_relu_of_the_concatenation(inputs: tuple[Tensor, ...]) -> None:

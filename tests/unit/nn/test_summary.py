@@ -46,6 +46,7 @@ def inputs() -> dict[str, torch.Tensor]:
         "values": values,
         "observed": observed,
         "hours_since": torch.rand(B, T, F, generator=generator, dtype=torch.float64) * 9,
+        "hours_before": torch.arange(T - 1, -1, -1, dtype=torch.float64).expand(B, T) * 3,
         "statics": torch.randn(B, S, generator=generator, dtype=torch.float64),
         "lengths": torch.tensor([6, 1, 4, 2]),
     }
@@ -67,6 +68,7 @@ def test_members_against_a_plain_loop() -> None:
         # Figure by figure, all features of one beside each other; the pieces of a number stand together.
         figures = [table[f][0][k] for k in range(7 + len(windows)) for f in range(F)]
         amounts = [table[f][1][k] for k in range(3 + len(windows)) for f in range(F)]
+        amounts.append(math.log1p(3 * (length - 1)) / math.log1p(24))
         statics = batch["statics"][row].tolist()
         summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
         summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
@@ -82,7 +84,7 @@ def test_padding_changes_nothing() -> None:
     torch.manual_seed(1)
     net = SummaryNetwork(F, S).double().eval()
     batch = inputs() | {"lengths": torch.tensor([3, 1, 2, 3])}
-    cut = {name: part[:, :3] if part.ndim == 3 else part for name, part in batch.items()}
+    cut = {name: part[:, :3] if part.shape[1:2] == (T,) else part for name, part in batch.items()}
     for name in ("values", "hours_since"):
         batch[name][:, 3:] = 1e6
     torch.testing.assert_close(net(**batch), net(**cut), rtol=0, atol=1e-12)
