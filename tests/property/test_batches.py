@@ -272,6 +272,19 @@ def test_every_sample_is_served_once_an_epoch(lengths: list[int], batch_size: in
     assert [lengths[position] for position in served] == sorted(lengths, reverse=True)
 
 
+def test_later_epochs_pad_hardly_more_than_the_first() -> None:
+    lengths = np.random.default_rng(0).lognormal(4, 1, 5000).astype(np.int64) + 1
+    for options in ({"max_padding": 0.05}, {"batch_tokens": 4000}, {"batch_tokens": 4000, "max_padding": 0.05}):
+        sampler = ShuffledBatches(lengths, 64, 0, **options)
+        shares = []
+        for epoch in range(5):
+            sampler.set_epoch(epoch)
+            batches = list(sampler)
+            assert len(batches) == len(sampler)
+            shares.append(padding_share(lengths, batches))
+        assert max(shares) < (0.052 if "max_padding" in options else 1.1 * shares[0])
+
+
 def test_epochs_differ_and_seeds_differ() -> None:
     lengths = np.arange(1, 200)
     sampler = ShuffledBatches(lengths, 8, seed=0)
@@ -299,6 +312,12 @@ def test_ranks_share_evenly_and_tokens_bound_batches(
     served = [[batch.tolist() for batch in sampler] for sampler in samplers]
     assert {len(batches) for batches in served} == {len(samplers[0])}
     assert sorted(position for batches in served for batch in batches for position in batch) == list(range(len(array)))
+    for sampler in samplers:
+        sampler.set_epoch(1)
+    again = [batch.tolist() for sampler in samplers for batch in sampler]
+    # A trainer counts the batches once: an epoch with more of them would lose some, one with fewer its validation.
+    assert len(again) == sum(map(len, served))
+    assert sorted(position for batch in again for position in batch) == list(range(len(array)))
     if padding is not None and ranks == 1:
         padded = sum(len(batch) * int(array[batch].max()) for batch in served[0])
         assert 1 - array.sum() / padded <= padding

@@ -1,10 +1,10 @@
 """Which histories make which batch: a pure function of (seed, epoch), or of the lengths alone for evaluation.
 
-Among several ranks every rank gets the same number of batches, and every history is in exactly one of them.
+Among several ranks every rank gets the same number of batches, and every history is in exactly one of them. So it is
+among epochs: a trainer counts the batches once, and what is beyond that number would never be seen.
 """
 
 from collections.abc import Iterator
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 
 # A pool of so many batches is sorted by length: little padding, and still another mix in every epoch.
 _POOL = 50
+# Epochs need more or fewer batches to keep to the same padding: they get as many as the first, and one in so many more.
+_SPARE = 50
 
 Batches = list[NDArray[np.int64]]
 
@@ -24,7 +26,8 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         batch_size: Histories a batch.
         seed: Decides the order together with the epoch.
         batch_tokens: If given, a batch holds as many histories as pad to so many steps, in place of `batch_size`.
-        max_padding: Batches are split, where it saves most, until at most this share of all steps is padding.
+        max_padding: Batches are split, where it saves most, until at most this share of all steps is padding; by the
+            number that it takes in the first epoch, and 2% more.
         rank: Which of `ranks` processes asks.
         ranks: Among how many the batches are shared.
 
@@ -49,24 +52,31 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         self.max_padding = max_padding
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
+        first = len(self._cut(0, max_padding))
+        varies = batch_tokens is not None or first > -(-len(lengths) // batch_size)
+        count = min(first + (-(-first // _SPARE) if varies else 0), len(lengths))
+        self.count = (
+            -(-count // ranks) * ranks if len(lengths) >= -(-count // ranks) * ranks else count // ranks * ranks
+        )
+        if not self.count and len(lengths):
+            raise ValueError(f"{len(lengths)} histories cannot be shared among {ranks} processes")
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """The number of batches of this rank in this epoch."""
-        if self.batch_tokens is None and self.max_padding is None and self.ranks == 1:
-            return ceil(len(self.lengths) / self.batch_size)
-        return len(self._batches()) // self.ranks
+        """The number of batches of this rank in each epoch."""
+        return self.count // self.ranks
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        yield from self._batches()[self.rank :: self.ranks]
+        batches = _to_count(self._cut(self.epoch, None), self.lengths, self.count)
+        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(len(batches))
+        yield from (batches[index] for index in order[self.rank :: self.ranks])
 
-    def _batches(self) -> Batches:
-        """The batches of all ranks, in their order."""
-        generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))
+    def _cut(self, epoch: int, max_padding: float | None) -> Batches:
+        """The batches of all ranks, pool by pool, as many as it takes."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
         if self.batch_tokens is None:
             pool = self.batch_size * _POOL
         else:
@@ -76,10 +86,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
             batches += _divide(part, self.lengths[part], self.batch_size, self.batch_tokens)
-        if self.max_padding is not None:
-            batches = _split_padded(batches, self.lengths, self.max_padding)
-        batches = _share(batches, self.ranks)
-        return [batches[index] for index in generator.permutation(len(batches))]
+        return batches if max_padding is None else _Splits(batches, self.lengths).to_padding(max_padding)
 
 
 class OrderedBatches(Sampler[NDArray[np.int64]]):
@@ -132,37 +139,72 @@ def _divide(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int, tok
     return batches
 
 
-def _split_padded(batches: Batches, lengths: NDArray[np.int64], share: float) -> Batches:
-    """Split batches, sorted by length, where it saves most padding, until at most `share` of all steps is padding."""
-    saved: list[int] = []  # by the best split of each batch
-    where: list[int] = []
-    padded = real = 0
+class _Splits:
+    """Batches, each sorted by length, that are split where it saves most padding.
 
-    def look(batch: NDArray[np.int64]) -> tuple[int, int]:
-        length = lengths[batch]
+    Args:
+        batches: Positions.
+        lengths: (M,) steps of each history.
+    """
+
+    def __init__(self, batches: Batches, lengths: NDArray[np.int64]) -> None:
+        self.lengths = lengths
+        self.batches = list(batches)
+        looks = [self._look(batch) for batch in batches]
+        self.saved = [gain for gain, _ in looks]  # by the best split of each batch
+        self.where = [cut for _, cut in looks]
+        self.padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+        self.real = sum(int(lengths[batch].sum()) for batch in batches)
+
+    def to_padding(self, share: float) -> Batches:
+        """Split until at most this share of all steps is padding."""
+        while self.padded - self.real > share * self.padded and self._split():
+            pass
+        return self.batches
+
+    def to_count(self, count: int) -> Batches:
+        """Split until there are so many; where nothing more is saved, the largest batches."""
+        while len(self.batches) < count:
+            if not self._split():
+                self._halve(max(range(len(self.batches)), key=lambda index: len(self.batches[index])))
+        return self.batches
+
+    def _look(self, batch: NDArray[np.int64]) -> tuple[int, int]:
+        """What the best split of a batch saves, and where it is."""
+        length = self.lengths[batch]
         # Cut before position i: the i shorter ones are padded to the longest among them only.
         gains = np.arange(1, len(batch)) * (length[-1] - length[:-1])
         best = int(np.argmax(gains)) if len(gains) else 0
         return (int(gains[best]), best + 1) if len(gains) else (0, 1)
 
+    def _split(self) -> bool:
+        """Make the best split of all; False where none saves anything."""
+        index = int(np.argmax(self.saved))
+        if not self.saved[index]:
+            return False
+        self.padded -= self.saved[index]
+        self._replace(index, self.where[index])
+        return True
+
+    def _halve(self, index: int) -> None:
+        self._replace(index, len(self.batches[index]) // 2)
+
+    def _replace(self, index: int, cut: int) -> None:
+        halves = [self.batches[index][:cut], self.batches[index][cut:]]
+        looks = [self._look(half) for half in halves]
+        self.batches[index : index + 1] = halves
+        self.saved[index : index + 1] = [gain for gain, _ in looks]
+        self.where[index : index + 1] = [cut for _, cut in looks]
+
+
+def _to_count(batches: Batches, lengths: NDArray[np.int64], count: int) -> Batches:
+    """As many batches as asked for: split, or, rarely, the smallest neighbours joined."""
     batches = list(batches)
-    for batch in batches:
-        gain, cut = look(batch)
-        saved.append(gain)
-        where.append(cut)
-        padded += len(batch) * int(lengths[batch].max())
-        real += int(lengths[batch].sum())
-    while padded - real > share * padded:
-        index = int(np.argmax(saved))
-        if not saved[index]:
-            break
-        padded -= saved[index]
-        halves = [batches[index][: where[index]], batches[index][where[index] :]]
-        looks = [look(half) for half in halves]
-        batches[index : index + 1] = halves
-        saved[index : index + 1] = [gain for gain, _ in looks]
-        where[index : index + 1] = [cut for _, cut in looks]
-    return batches
+    while len(batches) > count:
+        index = min(range(len(batches) - 1), key=lambda index: len(batches[index]) + len(batches[index + 1]))
+        joined = np.concatenate(batches[index : index + 2])
+        batches[index : index + 2] = [joined[np.argsort(lengths[joined], kind="stable")]]
+    return _Splits(batches, lengths).to_count(count) if len(batches) < count else batches
 
 
 def _share(batches: Batches, ranks: int) -> Batches:
