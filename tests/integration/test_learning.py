@@ -68,15 +68,6 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert open_run(result.folder).settings.trainer.max_epochs == 6
 
 
-def test_tuning_is_scored_after_every_epoch_of_ragged_histories(tmp_path: Path) -> None:
-    # Epochs of ragged histories would take different numbers of batches, if each kept to the padding by itself.
-    words = ["trainer.max_epochs=6", "loader.batch_size=8", "loader.max_padding=0.02", "evaluate.replicates=0"]
-    words += ["source.n_subjects=400", "explain=none", "optim.weight_averaging=null", "trainer.patience=null"]
-    result = experiment.run(settings_for(tmp_path, *words))
-    losses = pl.read_csv(result.folder / "train" / "history.csv")["tuning/loss"]
-    assert losses.n_unique() == len(losses) == 6
-
-
 def test_a_loss_that_is_no_number_ends_in_one_message(small: tuple[Settings, Store], tmp_path: Path) -> None:
     _, store = small
     words = (
