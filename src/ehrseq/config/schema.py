@@ -129,6 +129,7 @@ class Model(Section):
     head: AnyComponent
     summary: AnyComponent | None
     next_values: AnyComponent | None
+    hidden_dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class SummaryConfig(Section):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
+from ehrseq.nn.checks import check_probability
 from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import Head
@@ -62,6 +63,8 @@ class SequenceModel(nn.Module):
         summary: Inputs to outputs, (B, K, O), which learn by themselves and count as much as the recurrent net's; none
             by default.
         next_values: What hidden states learn beside the outcome; none by default.
+        hidden_dropout: Dropout probability of hidden states, one mask a history, the same at all its steps (Gal and
+            Ghahramani 2016).
 
     Raises:
         ConfigError: If the blocks do not fit each other.
@@ -76,6 +79,7 @@ class SequenceModel(nn.Module):
         objective: Objective,
         summary: SummaryNetwork | None = None,
         next_values: NextValues | None = None,
+        hidden_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_fit("encoder.input_size", encoder.input_size, embedding.output_size)
@@ -94,6 +98,7 @@ class SequenceModel(nn.Module):
         self.objective = objective
         self.summary = summary
         self.next_values = next_values
+        self.hidden_dropout = nn.Dropout1d(check_probability("hidden_dropout", hidden_dropout))
 
     @torch.no_grad()
     def fit(self, outcomes: NDArray[np.float32]) -> None:
@@ -115,6 +120,7 @@ class SequenceModel(nn.Module):
         """
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        hidden = self.hidden_dropout(hidden.mT).mT
         pooled = self.pooling(hidden, inputs.lengths)
         output: Tensor = self.head(pooled.vector, inputs.statics).unsqueeze(-2)
         if self.summary is not None:
@@ -136,6 +142,7 @@ class SequenceModel(nn.Module):
         _check_causal(self.encoder)
         steps = self.embedding(**_read(inputs, self.embedding.reads))
         hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        hidden = self.hidden_dropout(hidden.mT).mT
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
         output = self.head(self.pooling.steps(hidden), statics)
         output = self.objective.at_steps(output, **_read(inputs, self.objective.reads)).unsqueeze(-2)

@@ -129,7 +129,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
     head = build(config.head, "model.head", Head, input_size=pooling.output_size, **sizes)
     summary = next_values = None
     if isinstance(target, ForecastTarget):  # is all about the next values, and of single steps
-        return SequenceModel(embedding, encoder, pooling, head, objective)
+        return SequenceModel(embedding, encoder, pooling, head, objective, hidden_dropout=config.hidden_dropout)
     if config.summary is not None:
         summary = build(config.summary, "model.summary", SummaryNetwork, **sizes)
     # What reads a history from its end has seen the next values.
@@ -137,7 +137,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         next_values = build(
             config.next_values, "model.next_values", NextValues, input_size=encoder.output_size, **sizes
         )
-    return SequenceModel(embedding, encoder, pooling, head, objective, summary, next_values)
+    return SequenceModel(embedding, encoder, pooling, head, objective, summary, next_values, config.hidden_dropout)
 
 
 def build_booster(config: Trees, target: Target) -> "GradientBoosting":

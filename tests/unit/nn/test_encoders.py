@@ -228,25 +228,6 @@ def test_a_state_dict_that_does_not_fit_is_named_and_nothing_is_loaded() -> None
 
 @each_encoder
 @each_direction
-def test_new_weights_are_orthogonal_glorot_and_remember(kind: type[RecurrentEncoder], bidirectional: bool) -> None:
-    torch.manual_seed(0)
-    for name, weight in kind(D, H, num_layers=2, bidirectional=bidirectional).torch_state().items():
-        if name.startswith("weight_hh"):
-            for gate in weight.chunk(len(weight) // H):
-                assert torch.allclose(gate @ gate.T, torch.eye(H), atol=1e-5)
-        elif name.startswith("weight_ih"):
-            limit = (6 / (H + weight.shape[1])) ** 0.5
-            assert 0.8 * limit < weight.abs().max() <= limit
-        else:
-            forget = kind is LSTMEncoder and name.startswith("bias_ih")
-            expected = torch.zeros(len(weight))
-            if forget:
-                expected[H : 2 * H] = 1.0
-            assert torch.equal(weight, expected)
-
-
-@each_encoder
-@each_direction
 def test_dropout_acts_with_one_layer_too_and_in_training_only(
     kind: type[RecurrentEncoder], bidirectional: bool
 ) -> None:

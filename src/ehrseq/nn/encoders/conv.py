@@ -62,7 +62,7 @@ class ConvLSTMEncoder(Encoder):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all weights anew: the convolutions' for ReLU (He et al. 2015), the projection's Glorot uniform."""
+        """Draw the weights before the LSTM anew: the convolutions' for ReLU (He et al. 2015), the projection's Glorot uniform."""
         for name, parameter in self.convolutions.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
@@ -70,7 +70,6 @@ class ConvLSTMEncoder(Encoder):
                 nn.init.kaiming_uniform_(parameter, nonlinearity="relu")
         if self.projection is not None:
             nn.init.xavier_uniform_(self.projection.weight)
-        self.lstm.reset_parameters()
 
     def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""

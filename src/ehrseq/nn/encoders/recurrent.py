@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
 from ehrseq.nn.encoders.base import Encoder
-from ehrseq.nn.encoders.weights import draw_input_weight, draw_recurrent_weight
 from ehrseq.nn.masking import reverse_by_length, step_mask
 
 
 class RecurrentEncoder(Encoder):
-    """What the plain net, the LSTM and the GRU share: stacking, directions, dropout, initialisation and state dicts.
+    """What the plain net, the LSTM and the GRU share: stacking, directions, dropout and state dicts.
 
-    In a bidirectional stack each layer reads both directions of the layer below, as in `torch.nn.LSTM`. Weights are
-    initialised gate by gate: Glorot uniform from the input (Glorot and Bengio 2010), orthogonal from the state before
-    (Saxe et al. 2014), biases 0 but for the LSTM's forget gate.
+    In a bidirectional stack each layer reads both directions of the layer below, as in `torch.nn.LSTM`. Weights begin
+    as torch draws them: small. With a few thousand histories larger ones (Glorot, orthogonal) overfit sooner.
 
     Args:
         input_size: D, the size of an embedded step.
@@ -80,7 +78,6 @@ class RecurrentEncoder(Encoder):
             self.forward_nets = self._one_net_each(sizes)
             self.backward_nets = self._one_net_each(sizes if bidirectional else [])
         self.norms = nn.ModuleList(nn.LayerNorm(self.output_size) for _ in range(num_layers if layer_norm else 0))
-        self.reset_parameters()
 
     def _one_net_each(self, sizes: list[int]) -> nn.ModuleList:
         """A net of one layer and direction for each size of what it reads."""
@@ -128,17 +125,6 @@ class RecurrentEncoder(Encoder):
             hidden = self.norms[layer](hidden)
         hidden = self.dropout(hidden)
         return x + hidden if self.residual and layer > 0 else hidden
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw all weights anew, see the class for how."""
-        for name, parameter in self._torch_parameters():
-            if name.startswith("bias"):
-                parameter.zero_()
-            elif name.startswith("weight_hh"):
-                draw_recurrent_weight(parameter, self.hidden_size)
-            else:
-                draw_input_weight(parameter, self.hidden_size)
 
     def torch_state(self) -> dict[str, Tensor]:
         """Copy the weights under the names of `torch.nn.RNN`, `LSTM` or `GRU` (`weight_ih_l0_reverse`).
@@ -199,19 +185,9 @@ class LSTMEncoder(RecurrentEncoder):
 
     i, f, o = sigmoid(W x_t + U h_{t-1} + b);  g = tanh(W_g x_t + U_g h_{t-1} + b_g);
     c_t = f * c_{t-1} + i * g;  h_t = o * tanh(c_t).
-
-    The forget gate's biases start at a sum of 1, so that a new net remembers (Jozefowicz et al. 2015).
     """
 
     cell = nn.LSTM
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw all weights anew and set the forget gate's bias to 1."""
-        super().reset_parameters()
-        for name, parameter in self._torch_parameters():
-            if name.startswith("bias_ih"):  # torch adds bias_ih and bias_hh, so only one of them is 1
-                parameter[self.hidden_size : 2 * self.hidden_size] = 1.0
 
 
 class GRUEncoder(RecurrentEncoder):
