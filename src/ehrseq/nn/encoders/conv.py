@@ -62,7 +62,7 @@ class ConvLSTMEncoder(Encoder):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights before the LSTM anew: the convolutions' for ReLU (He et al. 2015), the projection's Glorot uniform."""
+        """Draw the weights before the LSTM anew: convolutions for ReLU (He et al. 2015), projection Glorot uniform."""
         for name, parameter in self.convolutions.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
