@@ -9,41 +9,21 @@ several processes may each take some of the models. The result holds all models 
 """
 
 import argparse
-import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from folds import DATA, FOLDS, ROOT, keep, train
 from numpy.typing import NDArray
 
-from ehrseq.config.load import load_settings
 from ehrseq.metrics import Estimate, evaluate_binary, precision_recall_curve
-from ehrseq.workflows import experiment, prepare
-from ehrseq.workflows.runs import run_folder
 
-ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "physionet2012.json"
-FOLDS = 5
 MODELS = (
     "lstm,gru,gbm,gru_d,min_lstm,min_gru,attention_lstm,rnn,t_lstm,retain,conv_lstm,transformer,lstm_transformer,"
     "channelwise_lstm,xlstm"
 )
-
-
-def train(words: list[str], work: Path) -> tuple[Path, float | None]:
-    """What `ehrseq train` does with these words, in this process; returns the run folder and the seconds it took."""
-    common = ["explain=none", "tracking=none", "evaluate.replicates=0"]
-    settings = load_settings([*words, *common, f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"])
-    folder = run_folder(settings, prepare.run(settings))
-    seconds = folder / "seconds.json"
-    if not (folder / "evaluate" / "manifest.json").is_file():
-        start = time.perf_counter()
-        experiment.run(settings)
-        seconds.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
-    return folder, json.loads(seconds.read_text()) if seconds.is_file() else None
 
 
 def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
@@ -93,8 +73,7 @@ def _columns(table: pl.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
 def main() -> None:
     """Run, print, keep the figures of every model that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--archive", type=Path, default=data / "physionet2012" / "set-a.tar.gz")
+    parser.add_argument("--archive", type=Path, default=DATA / "physionet2012" / "set-a.tar.gz")
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2012")
@@ -103,11 +82,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     for model in options.models.split(","):
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        result = measure(model, seeds, options.archive.resolve(), work)
-        (work / f"{model}.json").write_text(json.dumps(result), encoding="utf-8")
-        done = {name: work / f"{name}.json" for name in MODELS.split(",") if (work / f"{name}.json").is_file()}
-        together = {name: json.loads(path.read_text()) for name, path in done.items()}
-        RESULT.write_text(json.dumps(together, indent=2) + "\n", encoding="utf-8")
+        keep(RESULT, work, model, measure(model, seeds, options.archive.resolve(), work))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class Inputs:
     values: Tensor
     observed: Tensor
     hours_since: Tensor
+    hours_before: Tensor
     statics: Tensor
     lengths: Tensor
 
@@ -61,6 +62,7 @@ def random_inputs() -> Inputs:
         values=torch.randn(shape),
         observed=(torch.rand(shape) < 0.5).float(),
         hours_since=torch.rand(shape) * 48,
+        hours_before=torch.arange(shape[1] - 1, -1, -1.0).expand(shape[:2]),
         statics=torch.randn(len(LENGTHS), S),
         lengths=torch.tensor(LENGTHS),
     )
@@ -69,9 +71,9 @@ def random_inputs() -> Inputs:
 def repad(inputs: Inputs, steps: int, fill: float) -> Inputs:
     """The same histories with other padding: `steps` in all, holding `fill`."""
     grids = {}
-    for name in ("values", "observed", "hours_since"):
+    for name in ("values", "observed", "hours_since", "hours_before"):
         old: Tensor = getattr(inputs, name)
-        grids[name] = torch.full((len(LENGTHS), steps, F), fill, dtype=old.dtype)
+        grids[name] = torch.full((len(LENGTHS), steps, *old.shape[2:]), fill, dtype=old.dtype)
         for row, length in enumerate(LENGTHS):
             grids[name][row, :length] = old[row, :length]
     return replace(inputs, **grids)
@@ -152,12 +154,13 @@ def test_a_history_alone_is_predicted_as_in_a_batch(model: SequenceModel) -> Non
                 values=inputs.values[one, :length],
                 observed=inputs.observed[one, :length],
                 hours_since=inputs.hours_since[one, :length],
+                hours_before=inputs.hours_before[one, :length],
                 statics=inputs.statics[one],
                 lengths=inputs.lengths[one],
             )
         )
         attention = None if batch.attention is None else batch.attention[one]
-        assert_same(alone, Prediction(batch.output[one], attention, batch.hidden[one]), atol=1e-6)
+        assert_same(alone, Prediction(batch.opinions[one], attention, batch.hidden[one]), atol=1e-6)
 
 
 def test_every_weight_learns_and_padding_does_not_reach_its_gradient(model: SequenceModel) -> None:

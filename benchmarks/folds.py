@@ -1,0 +1,35 @@
+"""What the benchmarks on folds share: one training, resumable, and the results of all models that are done."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ehrseq.config.load import load_settings
+from ehrseq.workflows import experiment, prepare
+from ehrseq.workflows.runs import run_folder
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
+FOLDS = 5
+
+
+def train(words: list[str], work: Path) -> tuple[Path, float | None]:
+    """What `ehrseq train` does with these words, in this process; returns the run folder and the seconds it took."""
+    common = ["explain=none", "tracking=none", "evaluate.replicates=0"]
+    settings = load_settings([*words, *common, f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"])
+    folder = run_folder(settings, prepare.run(settings))
+    seconds = folder / "seconds.json"
+    if not (folder / "evaluate" / "manifest.json").is_file():
+        start = time.perf_counter()
+        experiment.run(settings)
+        seconds.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
+    return folder, json.loads(seconds.read_text()) if seconds.is_file() else None
+
+
+def keep(result: Path, work: Path, model: str, figures: dict[str, Any]) -> None:
+    """Keep a model's figures, and write those of all models that are done; several processes may share the work."""
+    (work / f"{model}.json").write_text(json.dumps(figures), encoding="utf-8")
+    together = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("*.json"))}
+    result.write_text(json.dumps(together, indent=2) + "\n", encoding="utf-8")
