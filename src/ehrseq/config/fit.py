@@ -129,6 +129,8 @@ def _explanation(settings: "Settings", model: "Model") -> str | None:
 
 def _processes(settings: "Settings") -> str | None:
     trainer, size = settings.trainer, settings.loader.batch_size
+    if trainer.precision == "16-mixed" and trainer.gradient_clip and settings.optim.optimizer.arguments().get("fused"):
+        return "trainer.precision=16-mixed clips gradients without optim.optimizer.fused only; set it to false"
     if size % (trainer.processes * trainer.accumulate):
         parts = f"{trainer.processes} processes" + (f" x {trainer.accumulate} parts" if trainer.accumulate > 1 else "")
         return f"loader.batch_size={size} is the batch of one optimiser step: {parts} cannot share it evenly"
