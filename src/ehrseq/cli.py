@@ -179,6 +179,21 @@ def predict(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 
 
 @main.command(epilog=_OVERRIDES)
+@_command
+def compare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Say which of several runs can be told apart, on the same held-out examples.
+
+    \b
+    ehrseq compare runs/...-lstm-... runs/...-gru-...     run folders or MLflow run ids
+    ehrseq compare sweep=ID                               all finished runs of a sweep
+    ehrseq compare experiment=NAME                        all finished runs of an MLflow experiment
+    """
+    from ehrseq.workflows.summary import compare_and_tell
+
+    compare_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
 @click.option("--groups", "list_groups", is_flag=True, help="List every config group with its options.")
 @_command
 def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: bool) -> None:

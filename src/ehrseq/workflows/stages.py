@@ -44,7 +44,8 @@ def evaluate_stage() -> None:
         track.log_evaluation(tracker, result, settings)
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, RESULTS, tracker)
-        tracker.describe(track.describe(settings, prepared, RESULTS, experiment.read_metrics(RESULTS)))
+        metrics = experiment.read_metrics(RESULTS)
+        tracker.describe(track.describe(settings, prepared, RESULTS, metrics, result.ledger))
 
 
 def explain_stage() -> None:

@@ -12,6 +12,7 @@ from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_fol
 
 # What may differ from the run's own settings when a finished run is named.
 _FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
+_COMPARED = ("compare", "evaluate", "tracking", "paths", "output")
 
 
 def table(metrics: Metrics) -> str:
@@ -51,6 +52,35 @@ def explain_and_tell(overrides: Sequence[str], extra: Path | None) -> None:
         result = explain.run(settings, prepared, trained)
         track.log_explanation(tracker, result, settings)
     print(f"explanation: {result.folder}")
+
+
+def compare_and_tell(words: Sequence[str], extra: Path | None) -> None:
+    """Compare finished runs."""
+    from ehrseq.workflows import compare
+    from ehrseq.workflows.compare_report import print_table
+
+    # `experiment` is a group of recipes elsewhere; here it is MLflow's.
+    references = [word for word in words if "=" not in word or word.startswith(("sweep=", "experiment="))]
+    settings = load_settings(_only(set(words) - set(references), _COMPARED, words), extra)
+    if not references:
+        raise ConfigError("compare needs runs: folders, MLflow run ids, sweep=<id> or experiment=<MLflow experiment>")
+    result = compare.run(settings, references)
+    print_table(result.comparison, result.looks)
+    print(f"comparison:  {result.folder}")
+
+
+def _only(chosen: set[str], free: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The overrides among the words, in their order.
+
+    Raises:
+        ConfigError: If one is of a section that does not matter here.
+    """
+    overrides = [word for word in words if word in chosen]
+    for word in overrides:
+        section = word.lstrip("+~").split("=")[0].split(".")[0]
+        if section not in free:
+            raise ConfigError(f"{word}: only {', '.join(free)} may be given here; the runs have fixed all else")
+    return overrides
 
 
 def predict_and_tell(overrides: Sequence[str], extra: Path | None) -> None:

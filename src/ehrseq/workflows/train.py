@@ -7,7 +7,7 @@ import polars as pl
 
 from ehrseq.config.load import dump_settings
 from ehrseq.config.schema import Settings
-from ehrseq.files import atomic_folder, is_current, write_json, write_manifest
+from ehrseq.files import atomic_folder, is_current, read_manifest, write_json, write_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
@@ -61,7 +61,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
         facts = {"best_epoch": learned.epoch, "epochs": learned.epochs, "monitor": settings.trainer.monitor}
-        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score)
+        counts = (read_manifest(prepared.store) or {}).get("splits", {})
+        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score, splits=counts)
     say(f"train: best epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
     return open_run(folder)
 
