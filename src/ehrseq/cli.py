@@ -194,6 +194,22 @@ def compare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 
 
 @main.command(epilog=_OVERRIDES)
+@_command
+def reproduce(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Make a run again in another folder, and say whether it is the same, or what is different.
+
+    \b
+    ehrseq reproduce RUN                                  a run folder or an MLflow run id
+    ehrseq reproduce RUN source.path=...                  where its data lie now
+
+    Exit code: 0 the predictions are identical, 3 they are within reproduce.tolerance, 4 they are different.
+    """
+    from ehrseq.workflows.summary import reproduce_and_tell
+
+    sys.exit(reproduce_and_tell(overrides, config_dir))
+
+
+@main.command(epilog=_OVERRIDES)
 @click.option("--groups", "list_groups", is_flag=True, help="List every config group with its options.")
 @_command
 def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: bool) -> None:

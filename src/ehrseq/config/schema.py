@@ -247,6 +247,12 @@ class Compare(Section):
     correction: Literal["holm", "fdr", "none"]
 
 
+class Reproduce(Section):
+    """When a repetition counts as the same."""
+
+    tolerance: NonNegativeFloat
+
+
 class Tracking(Section):
     """Where MLflow keeps the run, and whether it may know who the subjects are."""
 
@@ -286,6 +292,7 @@ class Settings(Section):
     evaluate: Evaluate
     audit: Audit
     compare: Compare
+    reproduce: Reproduce
     paths: Paths
     run: str | None
     output: str | None

@@ -12,6 +12,7 @@ from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_fol
 
 # What may differ from the run's own settings when a finished run is named.
 _FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
+_REPEATED = ("tracking", "paths", "output", "force", "reproduce")
 _COMPARED = ("compare", "evaluate", "tracking", "paths", "output")
 
 
@@ -67,6 +68,22 @@ def compare_and_tell(words: Sequence[str], extra: Path | None) -> None:
     result = compare.run(settings, references)
     print_table(result.comparison, result.looks)
     print(f"comparison:  {result.folder}")
+
+
+def reproduce_and_tell(words: Sequence[str], extra: Path | None) -> int:
+    """Make a run again; returns the exit code."""
+    from ehrseq.workflows import reproduce
+
+    references = [word for word in words if "=" not in word]
+    own = [word for word in words if word.partition("=")[0].split(".")[0] in _REPEATED]
+    if len(references) != 1:
+        raise ConfigError(f"reproduce needs one run, a run folder or an MLflow run id; {len(references)} given")
+    rest = [word for word in words if word not in references and word not in own]
+    result = reproduce.run(load_settings(own, extra), references[0], rest)
+    for line in (*(str(item) for item in result.differences), *result.results):
+        print(line)
+    print(f"{result.verdict.upper()}: {result.folder}")
+    return reproduce.EXIT_CODES[result.verdict]
 
 
 def _only(chosen: set[str], free: Sequence[str], words: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
-HISTORY, ENVIRONMENT = "history.csv", "environment.json"
+HISTORY, ENVIRONMENT, DATA = "history.csv", "environment.json", "data.json"
 
 
 def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
@@ -28,7 +28,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors) and Lightning checkpoints, or trees (text) and the gain of each feature;
-    settings, fitted preprocessing, history of the figures, environment.
+    settings, fitted preprocessing, what the data were made from, history of the figures, environment.
 
     Args:
         settings: What and how.
@@ -60,8 +60,10 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
+        made_of = read_manifest(prepared.store) or {}
+        write_json(staging / DATA, {"key": made_of.get("key"), "files": made_of.get("files")})
         facts = {"best_epoch": learned.epoch, "epochs": learned.epochs, "monitor": settings.trainer.monitor}
-        counts = (read_manifest(prepared.store) or {}).get("splits", {})
+        counts = made_of.get("splits", {})
         write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score, splits=counts)
     say(f"train: best epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
     return open_run(folder)
