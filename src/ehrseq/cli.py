@@ -195,6 +195,31 @@ def compare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 
 @main.command(epilog=_OVERRIDES)
 @_command
+def choose(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Choose the configuration that is best on `tuning`, and score it on `held_out`, once.
+
+    \b
+    ehrseq train -m model=lstm,gru seed=1,2 evaluate.split=tuning tracking.experiment=mine
+    ehrseq choose experiment=mine                         or run folders, MLflow run ids, sweep=ID
+    """
+    from ehrseq.workflows.summary import choose_and_tell
+
+    choose_and_tell(overrides, config_dir)
+
+
+@store.command(epilog=_OVERRIDES)
+@_command
+def ledger(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Tell how often the held-out examples of each task and split have been looked at."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows.ledger import ledgers
+
+    for item in ledgers(Path(load_settings(overrides, config_dir).paths.data)):
+        click.echo(f"{item.path.stem}: {item.tell()}")
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
 def reproduce(overrides: tuple[str, ...], config_dir: Path | None) -> None:
     r"""Make a run again in another folder, and say whether it is the same, or what is different.
 

@@ -134,7 +134,7 @@ def compare(trained: Sequence[TrainedRun], settings: Settings) -> Comparison:
     )
 
 
-def _facts(item: Configuration) -> dict[str, Any]:
+def _facts(item: Configuration[Scored]) -> dict[str, Any]:
     runs = [
         {"name": run.name, "seed": run.settings.seed, "weights": run.trained.weights_digest[:16]} for run in item.runs
     ]
@@ -143,7 +143,7 @@ def _facts(item: Configuration) -> dict[str, Any]:
 
 
 def _reference(
-    configurations: Sequence[Configuration], table: MetricTable | None, settings: Settings
+    configurations: Sequence[Configuration[Scored]], table: MetricTable | None, settings: Settings
 ) -> tuple[str, str]:
     """The configuration that the others are compared with, and why it is that one."""
     wanted = settings.compare.reference

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ehrseq.config.identity import configuration_of
 from ehrseq.config.targets import more_is_better
 from ehrseq.errors import RunError
 from ehrseq.files import digest_json
-from ehrseq.workflows.scored import Scored
+from ehrseq.workflows.scored import Finished
 
 _SHOWN = 4
+R = TypeVar("R", bound=Finished)
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Generic[R]):
     """What is compared.
 
     Attributes:
@@ -25,7 +26,7 @@ class Configuration:
 
     name: str
     differs: dict[str, Any]
-    runs: tuple[Scored, ...]
+    runs: tuple[R, ...]
 
     @property
     def tuning(self) -> float:
@@ -33,10 +34,10 @@ class Configuration:
         return sum(run.score for run in self.runs) / len(self.runs)
 
 
-def group_by_configuration(runs: Sequence[Scored]) -> list[Configuration]:
+def group_by_configuration(runs: Sequence[R]) -> list[Configuration[R]]:
     """The configurations of some runs, in the order in which they come."""
     flat: dict[str, dict[str, Any]] = {}
-    members: dict[str, list[Scored]] = {}
+    members: dict[str, list[R]] = {}
     for run in runs:
         plain = configuration_of(run.settings)
         key = digest_json(plain)
@@ -71,7 +72,7 @@ def _names(models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} #{number + 1}" for number, name in enumerate(names)]
 
 
-def choose_on_tuning(configurations: Sequence[Configuration]) -> int:
+def choose_on_tuning(configurations: Sequence[Configuration[R]]) -> int:
     """The number of the configuration that is best on `tuning`, the first of equals.
 
     Raises:

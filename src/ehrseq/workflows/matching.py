@@ -38,7 +38,7 @@ class Unit:
         return len(np.unique(self.runs[0].subject()))
 
 
-def match(configurations: Sequence[Configuration], settings: Settings) -> list[Unit]:
+def match(configurations: Sequence[Configuration[Scored]], settings: Settings) -> list[Unit]:
     """The sets of held-out examples that all configurations have predicted.
 
     One set: a comparison on the same examples. Several: folds, or repeated splits.
@@ -134,7 +134,7 @@ def _common(runs: Sequence[tuple[int, Scored]]) -> Unit:
 
 
 def _describe(
-    configurations: Sequence[Configuration], sets: dict[str, list[tuple[int, Scored]]], some_complete: bool
+    configurations: Sequence[Configuration[Scored]], sets: dict[str, list[tuple[int, Scored]]], some_complete: bool
 ) -> str:
     """Who has predicted what, where it is not the same."""
     parts = []

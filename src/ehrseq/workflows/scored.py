@@ -36,24 +36,16 @@ HASHED = "history"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A run with its predictions of one split.
+class Finished:
+    """A finished training, with the figure on `tuning` that chose its best epoch.
 
     Attributes:
         trained: The run.
-        target: What it predicts.
-        split: Which split was scored.
-        frame: Its predictions, sorted by their keys.
-        metrics: `metrics.json`.
         monitor: What chose its best epoch.
         score: That figure.
     """
 
     trained: TrainedRun
-    target: Target
-    split: str
-    frame: pl.DataFrame
-    metrics: Metrics
     monitor: str
     score: float
 
@@ -66,6 +58,23 @@ class Scored:
     def settings(self) -> Settings:
         """What it was trained with."""
         return self.trained.settings
+
+
+@dataclass(frozen=True)
+class Scored(Finished):
+    """A run with its predictions of one split.
+
+    Attributes:
+        target: What it predicts.
+        split: Which split was scored.
+        frame: Its predictions, sorted by their keys.
+        metrics: `metrics.json`.
+    """
+
+    target: Target
+    split: str
+    frame: pl.DataFrame
+    metrics: Metrics
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -147,6 +156,12 @@ def _of_sweep(sweep: str, runs: Path) -> list[Path]:
     return folders
 
 
+def read_finished(trained: TrainedRun) -> Finished:
+    """A run, and how well it did on `tuning`."""
+    manifest = read_manifest(trained.folder / TRAIN) or {}
+    return Finished(trained, str(manifest.get("monitor")), float(manifest["score"]))
+
+
 def read_scored(trained: TrainedRun) -> Scored:
     """A run's predictions.
 
@@ -161,12 +176,10 @@ def read_scored(trained: TrainedRun) -> Scored:
     target = trained.target()
     if isinstance(target, ForecastTarget) and "label" not in frame.columns:
         raise RunError(f"{trained.folder} foretells values and has no labels: there is nothing to compare by")
-    manifest = read_manifest(trained.folder / TRAIN) or {}
     split = next(iter(metrics)).split("/")[0]
     keys = [HASHED] if HASHED in frame.columns else list(KEYS)
-    return Scored(
-        trained, target, split, frame.sort(keys), metrics, str(manifest.get("monitor")), float(manifest["score"])
-    )
+    finished = read_finished(trained)
+    return Scored(trained, finished.monitor, finished.score, target, split, frame.sort(keys), metrics)
 
 
 def outcomes_of(target: Target, frame: pl.DataFrame, prefix: str = "") -> NDArray[np.float32]:

@@ -60,14 +60,39 @@ def compare_and_tell(words: Sequence[str], extra: Path | None) -> None:
     from ehrseq.workflows import compare
     from ehrseq.workflows.compare_report import print_table
 
+    references, settings = _references(words, extra)
+    result = compare.run(settings, references)
+    print_table(result.comparison, result.looks)
+    print(f"comparison:  {result.folder}")
+
+
+def choose_and_tell(words: Sequence[str], extra: Path | None) -> None:
+    """Choose on `tuning`, score on `held_out`."""
+    from ehrseq.workflows import choose
+
+    references, settings = _references(words, extra)
+    result = choose.run(settings, references)
+    for choice in result.choices:
+        where = f"{choice.where}: " if choice.where else ""
+        print(f"{where}{choice.name}, best of {choice.candidates} by {choice.monitor} ({choice.tuning:.4f})")
+        if len(result.choices) == 1:
+            print("\n".join(f"{name}  {value:.4f}" for name, value in choice.metrics.items()))
+        else:
+            print(f"  {result.headline}  {choice.metrics[result.headline]:.4f}")
+        print("".join(f"run folder:  {folder}\n" for folder in choice.runs) + choice.looks)
+    if result.ci_low is not None and result.ci_high is not None:
+        ends = f"{result.ci_low:.4f} to {result.ci_high:.4f}"
+        print(f"{result.headline} over {len(result.choices)} splits: {result.value:.4f} ({ends})")
+
+
+def _references(words: Sequence[str], extra: Path | None) -> tuple[list[str], Settings]:
+    """The runs that a command names, and its settings."""
     # `experiment` is a group of recipes elsewhere; here it is MLflow's.
     references = [word for word in words if "=" not in word or word.startswith(("sweep=", "experiment="))]
     settings = load_settings(_only(set(words) - set(references), _COMPARED, words), extra)
     if not references:
-        raise ConfigError("compare needs runs: folders, MLflow run ids, sweep=<id> or experiment=<MLflow experiment>")
-    result = compare.run(settings, references)
-    print_table(result.comparison, result.looks)
-    print(f"comparison:  {result.folder}")
+        raise ConfigError("name runs: folders, MLflow run ids, sweep=<id> or experiment=<MLflow experiment>")
+    return references, settings
 
 
 def reproduce_and_tell(words: Sequence[str], extra: Path | None) -> int:
