@@ -48,7 +48,7 @@ def cohort(
         rng: Chance.
         subjects: How many.
         strength: (K,) how far apart each run sees positives and negatives, in standard deviations.
-        each: Most predictions of one subject; they share much of what makes them easy or hard.
+        each: Most predictions of one subject, who is easy or hard for each run in all of them.
         prevalence: Of the outcome.
     """
     count = rng.integers(1, each + 1, subjects)
@@ -57,7 +57,10 @@ def cohort(
     label = (person[subject] if each == 1 else person[subject] ^ (rng.random(len(subject)) < 0.1)).astype(np.float64)
     rate = prevalence if each == 1 else 0.9 * prevalence + 0.1 * (1 - prevalence)
     shared = np.sqrt(0.5) * rng.normal(size=subjects)[subject] + np.sqrt(0.5) * rng.normal(size=len(subject))
-    noise = np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.normal(size=(len(strength), len(subject)))
+    own = rng.normal(size=(len(strength), len(subject)))
+    if each > 1:
+        own = np.sqrt(0.8) * rng.normal(size=(len(strength), subjects))[:, subject] + np.sqrt(0.2) * own
+    noise = np.sqrt(0.7) * shared + np.sqrt(0.3) * own
     score = strength[:, None] * label + noise
     # The true risk given the score: binormal with equal variances.
     logit = strength[:, None] * score - strength[:, None] ** 2 / 2 + np.log(rate / (1 - rate))
@@ -227,12 +230,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=int, default=2000)
     parser.add_argument("--asah", type=Path)
+    parser.add_argument("--only", default="", help="scenarios whose name has this in it")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     figures = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else {}
     if options.asah:
         figures["DeLong, aSAH"] = published(options.asah)
     for name, work in scenarios(options.experiments):
+        if options.only not in name:
+            continue
         figures[name] = work()
         print(name, json.dumps(figures[name]), flush=True)
         options.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

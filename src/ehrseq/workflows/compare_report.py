@@ -10,6 +10,7 @@ from ehrseq.metrics.forest import Entry, draw_forest
 from ehrseq.workflows.comparison import Comparison, MetricTable, Pair, Row
 
 JSON, MARKDOWN, HTML, FIGURE = "comparison.json", "comparison.md", "comparison.html", "forest.png"
+_DIFFERING = 8  # settings that are shown
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd }
@@ -69,6 +70,8 @@ def to_markdown(comparison: Comparison, looks: str | None) -> str:
         lines += _grid(_columns(comparison, own), _cells(comparison, own))
     lines += ["## Configurations", ""]
     differing = list(comparison.configurations[0]["differs"])
+    if len(differing) > _DIFFERING:  # other models: too many to read; the JSON has them all
+        differing = []
     rows = []
     for item in comparison.configurations:
         seeds = ", ".join(str(run["seed"]) for run in item["runs"])

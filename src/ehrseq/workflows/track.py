@@ -87,7 +87,9 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
     folder = evaluated.folder
     if evaluated.ledger.looks:
         ledger = evaluated.ledger
-        tracker.tags({f"ehrseq.{ledger.split}_looks": f"{len(ledger.looks)} ({ledger.configurations} configurations)"})
+        tracker.tags(
+            {f"ehrseq.{ledger.split}_looks": f"models {len(ledger.looks)}, configurations {ledger.configurations}"}
+        )
     tracker.artifacts(
         {f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]}
     )
