@@ -66,6 +66,8 @@ def main() -> None:
       ehrseq train                                          the embedded synthetic data
       ehrseq train source=physionet2012 source.path=set-a.tar.gz
       ehrseq train -m model=lstm,gru seed=1,2,3             six runs
+      ehrseq compare experiment=ehrseq                      which of them can be told apart
+      ehrseq reproduce runs/...                             the same run again, somewhere else
       ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/
       ehrseq ui                                             look at the results
 

@@ -102,15 +102,15 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
         write_json(staging / METRICS, metrics)
         write_manifest(staging, EVALUATE, key, samples=len(samples))
     tracker.metrics(flatten(metrics), 0)
-    ledger = _look(settings, prepared, trained)
-    if ledger.looks:
-        say(f"evaluate: {ledger.tell()}")
-    return Evaluated(folder, metrics, ledger)
+    return Evaluated(folder, metrics, _look(settings, prepared, trained))
 
 
 def _look(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Ledger:
-    """Note in the ledger that this model was scored."""
-    return record_look(settings, prepared.open(), trained.weights_digest, trained.folder.name)
+    """Note in the ledger that this model was scored, and tell how many were."""
+    ledger = record_look(settings, prepared.open(), trained.weights_digest, trained.folder.name)
+    if ledger.looks:
+        say(f"evaluate: {ledger.tell()}")
+    return ledger
 
 
 def bootstrap_options(settings: Settings) -> dict[str, Any]:
