@@ -253,7 +253,8 @@ def _yes_or_no(target: Target, outcome: NDArray[np.float32], predictions: Floats
         case MultilabelTarget(labels=names):
             return [(f"auroc_{name}", truth[:, k], predictions[:, :, k]) for k, name in enumerate(names)]
         case MulticlassTarget(classes=names):
-            own = [(truth[:, 0] == k).astype(np.float64) for k in range(len(names))]
+            given = truth[:, 0]
+            own = [np.where(np.isnan(given), np.nan, given == k) for k in range(len(names))]
             return [(f"auroc_{name}", own[k], predictions[:, :, k]) for k, name in enumerate(names)]
         case SeveralTarget():
             return [
