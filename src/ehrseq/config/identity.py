@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Loader, Settings, Trainer
 
 # Sections that say where and how a run is made, not what it is.
 _OUTSIDE = {
     *("seed", "evaluate", "explain", "audit", "tracking", "paths", "engine", "compare", "reproduce", "sweep"),
-    *("run", "output", "force"),
+    *("resume", "run", "output", "force"),
 }
 # Which subjects are in which split: repetitions of one experiment.
 _REPEATED = ("seed", "fold", "inner_fold", "site")
@@ -18,7 +18,8 @@ def configuration_of(settings: Settings) -> dict[str, Any]:
     """All that a configuration is, flat."""
     plain = {name: value for name, value in settings.plain().items() if name not in _OUTSIDE}
     plain["split"] = {name: value for name, value in plain["split"].items() if name not in _REPEATED}
-    plain["trainer"].pop("progress", None)
+    for name, section in (("trainer", Trainer), ("loader", Loader)):
+        plain[name] = {key: value for key, value in plain[name].items() if key not in section.harmless}
     plain["source"].pop("path", None)  # the same data may lie elsewhere
     return dict(flatten_keys(plain))
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from ehrseq.config.identity import flatten_keys
 from ehrseq.config.load import change
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Loader, Settings, Trainer
 from ehrseq.config.targets import prediction_names
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, read_json, read_manifest, write_json
@@ -27,7 +27,7 @@ Verdict = Literal["equal", "within tolerance", "different"]
 EXIT_CODES: dict[Verdict, int] = {"equal": 0, "within tolerance": 3, "different": 4}
 RESULT = "reproduction.json"
 # What the settings of a repetition may differ in without being another run.
-_ELSEWHERE = ("paths", "tracking", "explain", "audit", "run", "output", "force", "source.path", "trainer.progress")
+_ELSEWHERE = ("paths", "tracking", "explain", "audit", "resume", "run", "output", "force", "source.path")
 # What is in each file of a store, for people.
 _CONTENT = {
     "sample_label.npy": "labels",
@@ -153,7 +153,10 @@ def _changed_settings(trained: TrainedRun, wanted: Settings) -> list[Difference]
     then, now = dict(flatten_keys(trained.settings.plain())), dict(flatten_keys(wanted.plain()))
     found = []
     for key in dict.fromkeys((*then, *now)):
-        if then.get(key) != now.get(key) and not any(key == word or key.startswith(f"{word}.") for word in _ELSEWHERE):
+        section, _, last = key.rpartition(".")
+        harmless = {"trainer": Trainer.harmless, "loader": Loader.harmless}.get(section, ())
+        elsewhere = last in harmless or any(key == word or key.startswith(f"{word}.") for word in _ELSEWHERE)
+        if then.get(key) != now.get(key) and not elsewhere:
             kind = "seed" if key == "seed" else "setting"
             found.append(Difference(kind, key, str(then.get(key, "not set")), str(now.get(key, "not set"))))
     return found
