@@ -17,7 +17,7 @@ from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, EhrseqError, RunError
 from ehrseq.metrics.comparison import compare_groups, group_runs
 from ehrseq.metrics.delong import delong
-from ehrseq.workflows import choose, compare, experiment, reproduce
+from ehrseq.workflows import choose, compare, experiment, prepare, reproduce
 from ehrseq.workflows.compare_report import FIGURE, HTML, JSON, MARKDOWN
 from ehrseq.workflows.comparison import Comparison
 from ehrseq.workflows.ledger import ledgers
@@ -27,6 +27,7 @@ from ehrseq.workflows.summary import compare_and_tell, reproduce_and_tell
 TREES = ("model=gbm", "explain=none", "model.booster.n_estimators=40", "evaluate.replicates=100")
 DATA = ("source.n_subjects=700", "split.held_out=0.3")
 FEW, MANY = "model.booster.num_leaves=3", "model.booster.num_leaves=15"
+SMALL = ("source.n_subjects=300", "model.booster.n_estimators=8", "evaluate.replicates=0")
 SAMPLED = "model.booster.feature_fraction=0.3"  # so that seeds differ
 Made = Callable[..., Path]
 
@@ -232,7 +233,7 @@ def test_a_sweep_is_found_by_tag_and_by_folder(seeds: list[Path], tmp_path: Path
 
 
 def test_looks_are_counted_and_tuning_is_chosen_on(made: Made, place: Path) -> None:
-    words = ("split.seed=9", "paths.data=looked", "paths.runs=looks", "evaluate.split=tuning")
+    words = (*SMALL, "split.seed=9", "paths.data=looked", "paths.runs=looks", "evaluate.split=tuning")
     folders = [made(leaves, *words, f"seed={seed}", SAMPLED) for leaves in (FEW, MANY) for seed in (1, 2)]
     assert list(ledgers(place / "looked")) == []  # tuning is there to be looked at
     settings = load_settings(["tracking=none", "paths.data=looked", "paths.runs=looks", "evaluate.replicates=20"])
@@ -257,7 +258,7 @@ def test_looks_are_counted_and_tuning_is_chosen_on(made: Made, place: Path) -> N
 
 
 def test_nested_choice_is_made_in_each_fold(made: Made) -> None:
-    words = ("split=nested", "split.folds=2", "split.inner_folds=2", "evaluate.split=tuning", "evaluate.replicates=0")
+    words = (*SMALL, "split=nested", "split.folds=2", "split.inner_folds=2", "evaluate.split=tuning")
     folders = [
         made(leaves, *words, f"split.fold={fold}", f"split.inner_fold={inner}", "paths.runs=nested")
         for leaves in (FEW, MANY)
@@ -279,14 +280,11 @@ def test_nested_choice_is_made_in_each_fold(made: Made) -> None:
 @pytest.fixture(scope="module")
 def labelled(place: Path, made: Made) -> tuple[Path, Path]:
     """A run whose labels are a file of its own; the file."""
-    dataset = next((place / "data_of_labels").glob("*")) if (place / "data_of_labels").exists() else None
-    assert dataset is None
-    first = made(FEW, "paths.data=data_of_labels")
-    assert first.is_dir()
-    (source,) = (place / "data_of_labels" / "datasets").glob("*/labels/in_hospital_mortality/*.parquet")
+    data = prepare.run(load_settings([*SMALL, "paths.data=data_of_labels"])).dataset
+    (source,) = data.glob("labels/in_hospital_mortality/*.parquet")
     labels = place / "labels.parquet"
     shutil.copy(source, labels)
-    words = ("task=labels", "task.name=death", "task.target.kind=binary", f"task.labels.path={labels}")
+    words = (*SMALL, "task=labels", "task.name=death", "task.target.kind=binary", f"task.labels.path={labels}")
     return made(FEW, *words, tracking="tracking=sqlite"), labels
 
 
@@ -310,7 +308,7 @@ def test_a_run_comes_out_equal_in_another_folder(labelled: tuple[Path, Path], tm
     run_id = json.loads((folder / "tracking" / "run.json").read_text())["run_id"]
     by_id = repeat(run_id, f"output={tmp_path / 'by_id'}", "paths.runs=nowhere")
     assert (by_id.verdict, by_id.differences) == ("equal", ())
-    assert "identical, 210 histories" in by_id.results[1]
+    assert "identical, 90 histories" in by_id.results[1]
 
 
 def test_a_changed_label_file_is_named(labelled: tuple[Path, Path], tmp_path: Path) -> None:
