@@ -27,7 +27,7 @@ from ehrseq.workflows.summary import compare_and_tell, reproduce_and_tell
 TREES = ("model=gbm", "explain=none", "model.booster.n_estimators=40", "evaluate.replicates=100")
 DATA = ("source.n_subjects=700", "split.held_out=0.3")
 FEW, MANY = "model.booster.num_leaves=3", "model.booster.num_leaves=15"
-SMALL = ("source.n_subjects=300", "model.booster.n_estimators=8", "evaluate.replicates=0")
+SMALL = ("source.n_subjects=500", "evaluate.replicates=0")
 SAMPLED = "model.booster.feature_fraction=0.3"  # so that seeds differ
 Made = Callable[..., Path]
 
@@ -280,7 +280,7 @@ def test_nested_choice_is_made_in_each_fold(made: Made) -> None:
 @pytest.fixture(scope="module")
 def labelled(place: Path, made: Made) -> tuple[Path, Path]:
     """A run whose labels are a file of its own; the file."""
-    data = prepare.run(load_settings([*SMALL, "paths.data=data_of_labels"])).dataset
+    data = prepare.run(load_settings([*TREES, *SMALL, "paths.data=data_of_labels"])).dataset
     (source,) = data.glob("labels/in_hospital_mortality/*.parquet")
     labels = place / "labels.parquet"
     shutil.copy(source, labels)
@@ -308,7 +308,7 @@ def test_a_run_comes_out_equal_in_another_folder(labelled: tuple[Path, Path], tm
     run_id = json.loads((folder / "tracking" / "run.json").read_text())["run_id"]
     by_id = repeat(run_id, f"output={tmp_path / 'by_id'}", "paths.runs=nowhere")
     assert (by_id.verdict, by_id.differences) == ("equal", ())
-    assert "identical, 90 histories" in by_id.results[1]
+    assert "identical, 150 histories" in by_id.results[1]
 
 
 def test_a_changed_label_file_is_named(labelled: tuple[Path, Path], tmp_path: Path) -> None:
