@@ -330,47 +330,38 @@ def test_a_changed_label_file_is_named(labelled: tuple[Path, Path], tmp_path: Pa
 def test_a_changed_seed_is_named(
     labelled: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In the run's own file, and on the command line; the exit code says what the last line does."""
     folder, _ = labelled
-    # On the command line, with its exit code ...
-    words = [str(folder), "seed=7", f"output={tmp_path / 'again'}"]
-    code = reproduce_and_tell(words, None)
-    told = capsys.readouterr().out
-    assert "seed: 1 then, 7 now" in told
-    assert code == {"EQUAL": 0, "WITHIN TOLERANCE": 3, "DIFFERENT": 4}[told.splitlines()[-1].split(":")[0]]
-    # ... and in the run's own file.
     changed = tmp_path / folder.name
     shutil.copytree(folder, changed)
     config = changed / "train" / "config.yaml"
     config.write_text(config.read_text().replace("\nseed: 1\n", "\nseed: 3\n"))
-    named = [str(item) for item in repeat(changed, f"output={tmp_path / 'changed'}").differences]
-    assert "seed in train/config.yaml: 1 then, 3 now" in named
-    assert any(line.startswith("file train/config.yaml: ") for line in named)
+    code = reproduce_and_tell([str(changed), "seed=7", f"output={tmp_path / 'again'}"], None)
+    told = capsys.readouterr().out
+    assert "seed in train/config.yaml: 1 then, 3 now" in told
+    assert "seed: 3 then, 7 now" in told
+    assert "file train/config.yaml: " in told
+    assert code == {"EQUAL": 0, "WITHIN TOLERANCE": 3, "DIFFERENT": 4}[told.splitlines()[-1].split(":")[0]]
     with pytest.raises(ConfigError, match=r"the run has no key 'sed'; did you mean 'seed'\?"):
         repeat(folder, "sed=3", f"output={tmp_path / 'misspelt'}")
 
 
-def test_a_changed_package_is_named(
+def test_a_changed_package_is_named_and_small_differences_are_within_tolerance(
     labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version that comes first on the path is what would be imported."""
-    folder, _ = labelled
-    for name in ("numpy", "nobody_needs_this"):
-        facts = tmp_path / "packages" / f"{name}-0.0.1.dist-info"
-        facts.mkdir(parents=True)
-        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    result = repeat(folder, f"output={tmp_path / 'again'}")
-    (named,) = result.differences
-    assert str(named) == f"package numpy: {np.__version__} then, 0.0.1 now"
-    assert result.verdict == "equal"
-
-
-def test_small_differences_are_within_tolerance(labelled: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = labelled
     moved = tmp_path / folder.name
     shutil.copytree(folder, moved)
     path = moved / "evaluate" / "predictions.parquet"
     pl.read_parquet(path).with_columns(pl.col("probability") + 1e-7).write_parquet(path)
+    for name in ("numpy", "nobody_needs_this"):
+        facts = tmp_path / "packages" / f"{name}-0.0.1.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
     result = repeat(moved, f"output={tmp_path / 'again'}")
+    (named,) = result.differences
+    assert str(named) == f"package numpy: {np.__version__} then, 0.0.1 now"
     assert result.verdict == "within tolerance"
     assert "largest difference 1e-07" in result.results[1]
