@@ -48,7 +48,7 @@ def cohort(
         rng: Chance.
         subjects: How many.
         strength: (K,) how far apart each run sees positives and negatives, in standard deviations.
-        each: Most predictions of one subject, who is easy or hard for each run in all of them.
+        each: Most predictions of one subject; they share much of what makes them easy or hard.
         prevalence: Of the outcome.
     """
     count = rng.integers(1, each + 1, subjects)
@@ -57,10 +57,7 @@ def cohort(
     label = (person[subject] if each == 1 else person[subject] ^ (rng.random(len(subject)) < 0.1)).astype(np.float64)
     rate = prevalence if each == 1 else 0.9 * prevalence + 0.1 * (1 - prevalence)
     shared = np.sqrt(0.5) * rng.normal(size=subjects)[subject] + np.sqrt(0.5) * rng.normal(size=len(subject))
-    own = rng.normal(size=(len(strength), len(subject)))
-    if each > 1:
-        own = np.sqrt(0.8) * rng.normal(size=(len(strength), subjects))[:, subject] + np.sqrt(0.2) * own
-    noise = np.sqrt(0.7) * shared + np.sqrt(0.3) * own
+    noise = np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.normal(size=(len(strength), len(subject)))
     score = strength[:, None] * label + noise
     # The true risk given the score: binormal with equal variances.
     logit = strength[:, None] * score - strength[:, None] ** 2 / 2 + np.log(rate / (1 - rate))
