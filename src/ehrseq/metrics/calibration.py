@@ -127,7 +127,7 @@ def evaluate_calibration(
                 "calibration_intercept": fit.intercept + miss / room,
                 "observed_expected": np.where(expected > 0, positive / expected, np.nan),
             }
-        return figures | {f"brier_{name}": part for name, part in _brier_parts(sums[:, len(parts) :], _BINS).items()}
+        return figures | {f"brier/{name}": part for name, part in _brier_parts(sums[:, len(parts) :], _BINS).items()}
 
     return estimate_sums(np.column_stack([*parts, brier]), metrics, subject, **options)
 

@@ -15,6 +15,7 @@ from ehrseq.metrics.logistic import normal_tail
 # positives, which is compared with 0.
 GROUP_METRICS = ("auroc", "auprc", "brier", "prevalence", "sensitivity", "specificity")
 GAPS = ("auroc_gap", "sensitivity_gap", "calibration_gap")
+_TESTED_BY = dict(zip(GAPS, ("auroc", "sensitivity", "calibration_gap"), strict=True))  # what has to vary
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def evaluate_groups(
     """Metrics of every group with intervals, and flags for gaps that are not chance.
 
     All groups and everybody are measured on the same bootstrap samples of subjects, so that a gap has an interval of
-    its own. Its p-value is that of its distance from 0 in bootstrap standard deviations; Holm's step-down procedure holds
-    the chance of any false flag at 1 - level over all groups and gaps.
+    its own. Its p-value is that of its distance from 0 in bootstrap standard deviations; Holm's procedure holds the
+    chance of any false flag at 1 - level over all groups and gaps.
 
     Args:
         label: (N,) of 0 and 1.
@@ -110,7 +111,7 @@ def evaluate_groups(
         for key, point, table in zip(keys, points[1:], tables[1:], strict=True)
     }
     tested = [
-        (key, name, _p_value(float(point[name][0]), table[name]))
+        (key, name, _p_value(float(point[name][0]), table[name], table[_TESTED_BY[name]]))
         for key, point, table in zip(keys, points[1:], tables[1:], strict=True)
         for name in GAPS
         if groupings[key[0]].tested and table
@@ -181,10 +182,14 @@ def _join(parts: list[dict[str, Floats]]) -> dict[str, Floats]:
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
-def _p_value(gap: float, drawn: Floats) -> float:
-    """Of a gap against 0, two-sided; nan where it is undefined or never varies."""
-    defined = drawn[~np.isnan(drawn)]
-    if np.isnan(gap) or len(defined) < 2 or not defined.std(ddof=1) > 0:
+def _p_value(gap: float, drawn: Floats, own: Floats) -> float:
+    """Of a gap against 0, two-sided.
+
+    nan where it is undefined, or where the group's figure never varies, as a sensitivity of 1 does not: then its
+    samples say nothing of how sure it is.
+    """
+    defined, own = drawn[~np.isnan(drawn)], own[~np.isnan(own)]
+    if np.isnan(gap) or len(defined) < 2 or not own.std() > 1e-12 or not defined.std(ddof=1) > 0:
         return float("nan")
     return 2 * normal_tail(abs(gap) / float(defined.std(ddof=1)))
 

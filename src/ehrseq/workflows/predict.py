@@ -40,7 +40,8 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
     """Write the predictions of each history of a source.
 
     Args:
-        settings: `source`, `loader` and `trainer.accelerator` are used; everything else comes from the run.
+        settings: `source`, `loader`, `trainer.accelerator` and `recalibration` are used; everything else comes from
+            the run.
         trained: The run.
         output: `.parquet` or `.csv` file with `subject_id`, `prediction_time` and the predictions; of forecasts, the
             anomaly of each step goes into a file beside it, `<name>_steps`.
@@ -80,7 +81,7 @@ def run(settings: Settings, trained: TrainedRun, output: Path) -> Predicted:
             with atomic_file(output.with_stem(f"{output.stem}_steps")) as staging:
                 writer(anomaly_frame(store, anomalies), staging)
         else:
-            prediction = scorer.score(store, samples, settings)
+            prediction = trained.recalibrate(scorer.score(store, samples, settings), settings.recalibration)
         with atomic_file(output) as staging:
             writer(prediction_frame(store, trained.target(), samples, prediction), staging)
     return Predicted(output, len(samples))

@@ -11,7 +11,7 @@ from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_folder
 
 # What may differ from the run's own settings when a finished run is named.
-_FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
+_FREE = ("evaluate", "recalibration", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
 
 
 def table(metrics: Metrics) -> str:

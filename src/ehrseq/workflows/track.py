@@ -103,7 +103,7 @@ def log_explanation(tracker: RunTracker, explained: explain.Explained, settings:
 
 def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings) -> None:
     """A table of single histories: whole as parquet, its beginning as a table on the page."""
-    if not settings.tracking.individuals:
+    if not settings.evaluate.individuals:
         frame = pseudonymise(frame, Path(settings.paths.data))
     with TemporaryDirectory(prefix="ehrseq-track-") as folder:
         file = Path(folder) / f"{path.rpartition('/')[2]}.parquet"

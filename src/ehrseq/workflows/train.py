@@ -14,6 +14,7 @@ from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.pretrained import find_start
+from ehrseq.workflows.recalibration import CALIBRATION, fit_calibrators
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
@@ -28,7 +29,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors) and Lightning checkpoints, or trees (text) and the gain of each feature;
-    settings, fitted preprocessing, history of the figures, environment.
+    settings, fitted preprocessing, how its risks can be mended, history of the figures, environment.
 
     Args:
         settings: What and how.
@@ -57,6 +58,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, store.meta["target"])
+        write_json(staging / CALIBRATION, fit_calibrators(settings, store, learned.scorer))
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())

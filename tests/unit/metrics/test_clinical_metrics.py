@@ -136,7 +136,7 @@ def test_calibration_is_undefined_where_it_has_no_answer() -> None:
     assert np.isnan(separated.slope)
     assert np.isfinite(separated.intercept)
     certain = evaluate_calibration(np.array([0.0, 1, 1]), np.array([0.0, 1, 0]), np.arange(3), **NO_INTERVALS)
-    assert certain["brier_uncertainty"].value == pytest.approx(2 / 9)
+    assert certain["brier/uncertainty"].value == pytest.approx(2 / 9)
 
 
 @pytest.mark.parametrize("ties", [False, True])
