@@ -67,6 +67,7 @@ def main() -> None:
       ehrseq train source=physionet2012 source.path=set-a.tar.gz
       ehrseq train -m model=lstm,gru seed=1,2,3             six runs
       ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/
+      ehrseq report runs/...                                one HTML file that can be mailed
       ehrseq ui                                             look at the results
 
     \b
@@ -163,6 +164,20 @@ def explain(overrides: tuple[str, ...], config_dir: Path | None) -> None:
     from ehrseq.workflows.summary import explain_and_tell
 
     explain_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def report(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Write one HTML file of a run that can be mailed, a model card and the TRIPOD+AI checklist.
+
+    \b
+    ehrseq report runs/...                    into report/ in the run folder
+    ehrseq report runs/... output=folder/
+    """
+    from ehrseq.workflows.summary import report_and_tell
+
+    report_and_tell(overrides, config_dir)
 
 
 @main.command(epilog=_OVERRIDES)

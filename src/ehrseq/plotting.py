@@ -87,7 +87,7 @@ def new_chart(path: Path, words: str, width: float = 6.0, height: float = 4.5) -
     with mpl.rc_context(STYLE | _PAGE):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(path, metadata={"Software": None, "Description": words})
+        figure.savefig(path, metadata={"Software": None, "Description": words}, pil_kwargs={"compress_level": 3})
         # The layout is settled now, and need not be found again.
         figure.set_layout_engine("none")
         buffer = io.StringIO()

@@ -113,7 +113,7 @@ def history_hours(store: Store, samples: NDArray[np.int64]) -> NDArray[np.float6
 def missingness(store: Store, split: str, minimum: int) -> pl.DataFrame:
     """In what share of subjects the commonest codes occur, up to their last prediction, commonest first.
 
-    Where fewer than `minimum` have a code, or lack it, the share of that bound stands in its place, and `bound` is true.
+    Where fewer than `minimum` have a code, or lack it, that share stands in its place, and `bound` is true.
     """
     samples = store.samples(split)
     subject = store.arrays.sample_subject[samples]

@@ -23,7 +23,7 @@ from ehrseq.config.targets import (
     columns_of,
     prediction_names,
 )
-from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
+from ehrseq.files import atomic_folder, is_current, read_json, read_manifest, write_json, write_manifest
 from ehrseq.metrics import Estimate, evaluate_predictions
 from ehrseq.store import Store
 from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
@@ -113,7 +113,15 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
         for name, table in findings.tables.items():
             table.write_csv(staging / TABLES / f"{name}.csv")
         write_json(staging / METRICS, metrics)
-        write_manifest(staging, EVALUATE, key, samples=len(samples))
+        facts = {
+            "split": split,
+            "level": settings.evaluate.level,
+            "source": prepared.source,
+            "data_digest": prepared.data_digest,
+            "store_digest": prepared.digest,
+            "splits": (read_manifest(prepared.store) or {}).get("splits", {}),
+        }
+        write_manifest(staging, EVALUATE, key, samples=len(samples), **facts)
     tracker.metrics(flatten(metrics), 0)
     return Evaluated(folder, metrics)
 

@@ -1,4 +1,4 @@
-"""The whole way, as one tracked run: prepare, train, evaluate, explain, audit."""
+"""The whole way, as one tracked run: prepare, train, evaluate, explain, audit, report."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from threading import Thread
 
 from ehrseq.config.schema import Settings, Trees
 from ehrseq.files import is_current, read_json
-from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
+from ehrseq.workflows import audit, evaluate, explain, prepare, report, track, train
 from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.runs import AUDIT, EVALUATE, EXPLAIN, open_run, run_folder
 
@@ -54,6 +54,7 @@ def run(settings: Settings) -> Experiment:
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, folder, tracker)
         metrics = read_metrics(folder)
+        track.log_report(tracker, report.run(settings, folder))
         tracker.describe(track.describe(settings, prepared, folder, metrics))
     return Experiment(folder, metrics, tracker.run_id)
 
