@@ -10,7 +10,7 @@ from ehrseq.config.schema import Evaluate
 from ehrseq.evaluation.findings import Findings, Floats, Scored, columns_of_estimate
 from ehrseq.metrics import evaluate_binary
 from ehrseq.metrics.calibration import evaluate_calibration, reliability
-from ehrseq.metrics.recalibration import Calibrator
+from ehrseq.metrics.recalibration import METHODS, Calibrator
 from ehrseq.metrics.thresholds import (
     POINT_METRICS,
     alert_threshold,
@@ -55,7 +55,7 @@ def compare_calibration(
     scored: Scored, calibrators: Mapping[str, Calibrator], used: str, config: Evaluate, options: Mapping[str, Any]
 ) -> Findings:
     """Calibration as the model gives its risks, and mended in each way that was fitted on `tuning`."""
-    ways = {"none": scored.raw} | {name: way.apply(scored.raw) for name, way in calibrators.items()}
+    ways = {"none": scored.raw} | {name: calibrators[name].apply(scored.raw) for name in METHODS if name in calibrators}
     strata = scored.label if config.stratified else None
     rows = []
     for name, risk in ways.items():

@@ -89,6 +89,9 @@ def draw_over_time(groups: pl.DataFrame, overall: dict[str, float | None], path:
             tell(line, [_words(item, "auroc", "AUROC") for item in own.iter_rows(named=True)])
             if (middle := overall.get("auroc")) is not None:
                 axes.axhline(middle, color=GREY, lw=1, ls="--")
+            for number in np.flatnonzero(~own["shown"].to_numpy()):
+                axes.annotate("hidden", (number, 0.02), xycoords=("data", "axes fraction"), ha="center", color=GREY,
+                              fontsize=8)  # fmt: skip
             wide = max(len(str(group)) for group in own["group"]) * own.height > 40
             axes.set_xticks(place, own["group"].to_list(), rotation=30 if wide else 0, ha="right" if wide else "center")
             axes.set(title=f"AUROC {titles[name]}", ylabel="AUROC", xlim=(-0.5, own.height - 0.5))

@@ -25,6 +25,8 @@ _SECTIONS = (
 # What files of single persons begin with, in every folder of a run.
 INDIVIDUAL = ("timeline", "predictions", "attention")
 _INTERVAL = ("_low", "_high")
+_TURNED = ("thresholds", "calibration", "alarms")
+_SPLITS = ("train", "tuning", "held_out")
 
 
 @dataclass(frozen=True)
@@ -161,14 +163,29 @@ def in_words(estimate: Mapping[str, float | None]) -> str:
 
 
 def table_in_words(name: str, frame: pl.DataFrame) -> Table:
-    """A table with its intervals beside their figures."""
+    """A table with its intervals beside their figures; few rows of many figures stand as columns."""
     columns = [
         column
         for column in frame.columns
         if not (column.endswith(_INTERVAL) and column.rpartition("_")[0] in frame.columns)
     ]
     rows = [[_cell(row, column) for column in columns] for row in frame.iter_rows(named=True)]
-    return Table(name, [column.replace("_", " ") for column in columns], rows)
+    names = [column.replace("_", " ") for column in columns]
+    if name.endswith(_TURNED):
+        turned = [list(cells) for cells in zip(names, *rows, strict=True)]
+        return Table(name, turned[0], turned[1:])
+    return Table(name, names, rows)
+
+
+def sizes_of(evaluation: Mapping[str, Any]) -> str:
+    """How many predictions each split has."""
+    splits = evaluation["splits"]
+    return ", ".join(f"{name} {splits[name]['samples']:,}" for name in _SPLITS if name in splits)
+
+
+def _brief(estimate: Mapping[str, float | None]) -> str:
+    """A figure with its interval, for within brackets."""
+    return in_words(estimate).replace(" (", ", ").replace(")", "")
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -237,7 +254,7 @@ def _facts(
     machine = read_json(environment) if environment.is_file() else {}
     git = machine.get("git") or {}
     packages, options = machine.get("packages", {}), evaluation["key"]["evaluate"]
-    sizes = ", ".join(f"{name} {part['samples']:,}" for name, part in evaluation["splits"].items())
+    sizes = sizes_of(evaluation)
     facts = [
         ("run", folder.name),
         ("data", f"{evaluation['source']}, digest {evaluation['data_digest']}; store {evaluation['store_digest']}"),
@@ -262,7 +279,7 @@ def _sentences(page: Page) -> list[str]:
         return []
     sentences = [
         f"Of two {page.split} histories, one with the outcome and one without, the model gives the one with it the "
-        f"higher risk {auroc['value']:.0%} of the time (AUROC {in_words(auroc)}); {prevalence:.1%} have the outcome.",
+        f"higher risk {auroc['value']:.0%} of the time (AUROC {_brief(auroc)}); {prevalence:.1%} have the outcome.",
     ]
     found, alerts, ppv = (page.metric(f"at_budget/{name}")["value"] for name in ("sensitivity", "alert_rate", "ppv"))
     if found is not None and alerts is not None and ppv is not None:
@@ -277,7 +294,7 @@ def _sentences(page: Page) -> list[str]:
             judgement = "too extreme"
         elif slope["ci_low"] > 1:
             judgement = "not spread enough"
-        sentences.append(f"Its risks are {judgement} (calibration slope {in_words(slope)}; 1 is perfect).")
+        sentences.append(f"Its risks are {judgement} (calibration slope {_brief(slope)}; 1 is perfect).")
     flagged = page.metric("groups/flagged")["value"]
     if flagged is not None:
         sentences.append(

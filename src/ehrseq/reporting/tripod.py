@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ehrseq.reporting.page import Page
+from ehrseq.reporting.page import Page, sizes_of
 
 OPEN = "*to be written by the authors*"
 
@@ -25,7 +25,7 @@ def checklist(page: Page) -> list[Item]:
     """All 27 main items."""
     config, evaluation = page.config, page.evaluation
     options = evaluation["key"]["evaluate"]
-    splits = ", ".join(f"{name} {part['samples']:,}" for name, part in evaluation["splits"].items())
+    splits = sizes_of(evaluation)
     split = config["split"]
     division = (
         "the dataset's own splits, by subject"

@@ -1,6 +1,7 @@
 """Models in MLflow's registry: weights as they lie in the run, no pickle, with signature and input example."""
 
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,7 +43,8 @@ def register_model(
     from mlflow.models import infer_signature
 
     example = pd.DataFrame(dict(given))
-    with TemporaryDirectory(prefix="ehrseq-model-") as temporary:
+    # Hints on whole numbers: subject identifiers are never missing.
+    with TemporaryDirectory(prefix="ehrseq-model-") as temporary, warnings.catch_warnings(action="ignore"):
         slim = Path(temporary) / folder.name
         shutil.copytree(folder, slim, ignore=shutil.ignore_patterns("checkpoints"))
         model = Path(temporary) / _ARTIFACT

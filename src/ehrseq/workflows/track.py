@@ -164,7 +164,8 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
     for name, estimate in metrics.items():
         if name.count("/") == 1 or "//" in name:
             lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
-    sizes = ", ".join(f"{name} {count_samples(part)}" for name, part in counts.items())
+    order = [name for name in ("train", "tuning", "held_out") if name in counts]
+    sizes = ", ".join(f"{name} {count_samples(counts[name])}" for name in order)
     figures = ", ".join(f"`{path}`" for path in _figures(folder))
     tables = ", ".join(f"`{EVALUATE}/{name}_table.json`" for name in page.tables)
     lines += [
