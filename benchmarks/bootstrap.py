@@ -3,7 +3,8 @@
     python benchmarks/bootstrap.py
 
 The loop gathers the predictions of each sample and asks scikit-learn for each metric; it is timed on fewer replicates,
-since each takes as long as the other. Seconds are of one core (processor time). Both get the same samples, and their figures must be equal.
+since each takes as long as the other. Seconds are of one core (processor time). Both get the same samples, and their
+figures must be equal.
 """
 
 import json

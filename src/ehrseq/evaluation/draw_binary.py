@@ -8,13 +8,13 @@ import polars as pl
 
 from ehrseq.evaluation.findings import Floats, Scored
 from ehrseq.metrics import Estimate, precision_recall_curve, roc_curve
-from ehrseq.metrics.disclosure import hide_small
 from ehrseq.metrics.intervals import Draws
 from ehrseq.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_chart, tell
 
 # Curves are drawn at so many places, not at every prediction.
 _GRID = np.linspace(0, 1, 101)
 _BAND_REPLICATES = 200
+_BARS = 20
 _FEWEST = 11  # true alerts that a ratio is drawn of
 RULES = {
     "at_youden": ("Youden", "o", ORANGE),
@@ -88,7 +88,7 @@ def draw_calibration(
         curves: The table `reliability`.
         used: How the risks are mended.
         estimates: For the title.
-        minimum: The fewest predictions that are shown as a bar.
+        minimum: The fewest predictions that make a bar.
         path: PNG to write.
     """
     slope, large = (estimates[f"calibration_{name}"].value for name in ("slope", "intercept"))
@@ -124,16 +124,20 @@ def draw_calibration(
         top = max([*shown["risk"], *shown["observed_high"]], default=1.0)
         edge = float(np.clip(np.ceil(top * 10) / 10, 0.1, 1))
         axes.set(title=words, ylabel="observed share with the outcome", xlim=(0, edge), ylim=(0, edge))
-        edges = np.linspace(0, edge, 31)
-        heights = [np.histogram(scored.risk[scored.label == kind], edges)[0] for kind in (0, 1)]
-        for height in heights:  # a bar of a few would be those few
-            height[hide_small(height[:, None], minimum)] = 0
-        strip.stairs(heights[0], edges, color=GREY, fill=True, alpha=0.5, label="without outcome")
-        strip.stairs(heights[1], edges, color=PURPLE, fill=True, alpha=0.8, label="with outcome")
-        strip.set(xlabel="predicted risk", ylabel="predictions")
-        strip.set_yscale("symlog", linthresh=10)
-        strip.set_yticks([0, 10, 100, 1000] if max(map(max, heights), default=0) >= 100 else [0, 10])
+        for kind, color, name in ((0, GREY, "without outcome"), (1, PURPLE, "with outcome")):
+            heights, edges = _density(scored.risk[scored.label == kind], minimum)
+            strip.stairs(heights, edges, color=color, fill=True, alpha=0.55, label=name)
+        strip.set(xlabel="predicted risk", ylabel="density", ylim=(0, None))
         strip.legend(loc="upper right", fontsize=8, ncols=2)
+
+
+def _density(risk: Floats, minimum: int) -> tuple[Floats, Floats]:
+    """How dense risks lie, (K,), between edges (K + 1,): in bars of equal mass, none of which is of a few persons."""
+    bars = min(_BARS, len(risk) // max(minimum, 1))
+    edges = np.unique(np.quantile(risk, np.linspace(0, 1, bars + 1))) if bars else np.array([0.0, 1.0])
+    if len(edges) < 2:
+        return np.zeros(1), np.array([0.0, 1.0])
+    return np.histogram(risk, edges)[0] / np.diff(edges) / max(len(risk), 1), edges
 
 
 def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: Path) -> None:
@@ -154,7 +158,9 @@ def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: 
         left.plot(threshold, decision["net_benefit"], color=BLUE, lw=2, label="act on the model")
         left.plot(threshold, decision["treat_all"], color=ORANGE, lw=1.5, ls="--", label="act on everybody")
         left.axhline(0, color=GREY, lw=1.5, ls=":", label="_nobody")
-        left.annotate("act on nobody", (threshold[0], 0), color=GREY, fontsize=9, ha="left", va="top")
+        left.annotate(
+            "act on nobody", (threshold[0], 0), (4, -3), textcoords="offset points", color=GREY, fontsize=9, va="top"
+        )
         top = float(np.nanmax([*decision["net_benefit"].drop_nulls(), 0.01]))
         left.set(title="Decision curve", xlabel="threshold on the risk", ylabel="net benefit per prediction",
                  xlim=(0, threshold[-1]), ylim=(-0.3 * top, 1.15 * top))  # fmt: skip

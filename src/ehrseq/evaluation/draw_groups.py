@@ -59,6 +59,7 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
                 axes.axvline(middle, color=GREY, lw=1, ls="--")
             axes.set(title=title, ylim=(row - 0.3, -0.7))
             axes.grid(visible=False, axis="y")
+            axes.locator_params(axis="x", nbins=4)
         first = all_axes[0]
         first.set_yticks([at for at, _, _ in labels], [text for _, text, _ in labels])
         for tick, (_, _, bold) in zip(first.get_yticklabels(), labels, strict=True):

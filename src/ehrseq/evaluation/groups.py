@@ -12,7 +12,7 @@ from ehrseq.config.targets import Target
 from ehrseq.evaluation.findings import Findings, Scored, columns_of_estimate
 from ehrseq.metrics import Estimate, evaluate_predictions, headline
 from ehrseq.metrics.disclosure import hide_small
-from ehrseq.metrics.groups import GAPS, GROUP_METRICS, Grouping, evaluate_groups
+from ehrseq.metrics.groups import GAPS, GROUP_METRICS, Grouping, GroupResult, evaluate_groups
 
 
 def evaluate_subgroups(
@@ -44,8 +44,8 @@ def evaluate_subgroups(
         rows.append(row | {"flags": " ".join(result.flags)})
     tested = {grouping.variable for grouping in groupings if grouping.tested}
     own = [result for result in results if result.variable in tested and result.shown]
-    areas = [value for result in own if (value := result.figures["auroc"].value) is not None]
-    gaps = [abs(value) for result in own if (value := result.figures["auroc_gap"].value) is not None]
+    areas = [value for result in own if (value := _value(result, "auroc")) is not None]
+    gaps = [abs(value) for result in own if (value := _value(result, "auroc_gap")) is not None]
     figures = {
         "groups/flagged": float(sum(len(result.flags) for result in own)) if own else None,
         "groups/auroc_lowest": min(areas, default=None),
@@ -53,6 +53,10 @@ def evaluate_subgroups(
     }
     metrics = {name: Estimate(value, None, None) for name, value in figures.items()}
     return Findings(metrics, {"groups": pl.DataFrame(rows, infer_schema_length=None)})
+
+
+def _value(result: GroupResult, name: str) -> float | None:
+    return result.figures[name].value if name in result.figures else None
 
 
 def evaluate_other_subgroups(

@@ -37,25 +37,28 @@ class Grouping:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """How a model does in one group; `figures` and what follows are empty where the group is too small to be shown.
+    """How a model does in one group.
+
+    Where the group is too small to be shown it has no figures, and none of its counts may be shown either. Where too
+    few of it have the outcome, or lack it, `positives` is None and only `calibration_gap` is there.
 
     Attributes:
         variable: What divides.
         group: Which group.
         subjects: In it.
         predictions: Of them.
-        positives: Subjects with the outcome.
+        positives: Subjects with the outcome; None also where those of another group would give them away.
         figures: `GROUP_METRICS` and `GAPS`.
         adjusted: The p-value of each gap, adjusted for all that were tested (Holm 1979).
         flags: The gaps that are not chance, at 1 - level.
-        shown: Whether the group is large enough; if not, no count of it may be shown either.
+        shown: Whether the group is large enough.
     """
 
     variable: str
     group: str
     subjects: int
     predictions: int
-    positives: int
+    positives: int | None
     figures: dict[str, Estimate]
     adjusted: dict[str, float]
     flags: tuple[str, ...]
@@ -86,13 +89,15 @@ def evaluate_groups(
         subject: (N,).
         groupings: The ways to divide.
         threshold: For sensitivity and specificity; nan leaves them undefined.
-        minimum: Groups with fewer subjects, with or without the outcome, are hidden, see `hide_small`.
+        minimum: Groups with fewer subjects are hidden, see `hide_small`, as is the outcome of fewer.
         replicates: How many samples are drawn; 0 gives neither intervals nor flags.
         seed: The same seed gives the same result.
         level: Coverage of the intervals.
     """
     cells = [_cells(grouping, label, subject) for grouping in groupings]
-    shown = [~hide_small(cell[:, :3], minimum) & (cell[:, 0] > 0) for cell in cells]
+    shown = [~hide_small(cell[:, :1], minimum) & (cell[:, 0] > 0) for cell in cells]
+    counted = [~hide_small(cell[:, :3], minimum) for cell in cells]
+    own_figures = [~np.any((cell[:, 1:3] > 0) & (cell[:, 1:3] < minimum), axis=1) for cell in cells]
     measures = [_Measure(np.arange(len(label)), label, probability, threshold)]
     keys = []
     for number, grouping in enumerate(groupings):
@@ -107,14 +112,19 @@ def evaluate_groups(
     tables = [_gaps(_join(parts), _join(drawn[0])) for parts in drawn]
     points = [_gaps(point, points[0]) for point in points]
     found = {
-        key: {name: estimate(float(point[name][0]), table.get(name), level) for name in point}
+        key: {
+            name: estimate(float(point[name][0]), table.get(name), level)
+            for name in point
+            if name == "calibration_gap"
+            or (own_figures[key[0]][key[1]] and (name != "prevalence" or counted[key[0]][key[1]]))
+        }
         for key, point, table in zip(keys, points[1:], tables[1:], strict=True)
     }
     tested = [
         (key, name, _p_value(float(point[name][0]), table[name], table[_TESTED_BY[name]]))
         for key, point, table in zip(keys, points[1:], tables[1:], strict=True)
         for name in GAPS
-        if groupings[key[0]].tested and table
+        if groupings[key[0]].tested and table and name in found[key]
     ]
     tested = [item for item in tested if not np.isnan(item[2])]
     adjusted = dict(zip([item[:2] for item in tested], holm([item[2] for item in tested]), strict=True))
@@ -130,7 +140,7 @@ def evaluate_groups(
                     name,
                     size,
                     rows,
-                    positive,
+                    positive if counted[number][group] else None,
                     found.get(key, {}),
                     own,
                     flags,

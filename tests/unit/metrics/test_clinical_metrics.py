@@ -282,6 +282,7 @@ def test_groups_agree_with_scikit_learn_and_flag_what_is_planted() -> None:
 def test_small_and_empty_groups_are_hidden_and_cannot_be_worked_out() -> None:
     label, risk, _ = draw(10, 400)
     number = np.where(np.arange(400) < 8, 0, np.where(np.arange(400) < 100, 1, 2))
+    label[8:100] = np.arange(92) < 40
     grouping = Grouping("unit", ("tiny", "small", "large", "empty"), number)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
