@@ -8,8 +8,7 @@ import polars as pl
 
 from ehrseq.config.schema import Evaluate
 from ehrseq.evaluation.findings import Findings, Floats, Scored, columns_of_estimate
-from ehrseq.metrics import evaluate_binary
-from ehrseq.metrics.calibration import evaluate_calibration, reliability
+from ehrseq.metrics.calibration import evaluate_calibration, evaluate_errors, reliability
 from ehrseq.metrics.recalibration import METHODS, Calibrator
 from ehrseq.metrics.thresholds import (
     POINT_METRICS,
@@ -59,10 +58,10 @@ def compare_calibration(
     strata = scored.label if config.stratified else None
     rows = []
     for name, risk in ways.items():
-        own = evaluate_binary(scored.label, risk, scored.subject, **options, stratified=config.stratified)
+        own = evaluate_errors(scored.label, risk, scored.subject, **options, strata=strata)
         own |= evaluate_calibration(scored.label, risk, scored.subject, **options, strata=strata)
         row: dict[str, Any] = {"recalibration": name, "used": name == used}
-        for metric in ("calibration_slope", "calibration_intercept", "ece", "brier", "log_loss", "auroc"):
+        for metric in ("calibration_slope", "calibration_intercept", "ece", "brier", "log_loss"):
             row |= columns_of_estimate(metric, own[metric])
         rows.append(row)
     curves = [reliability_table(scored.label, risk, name, config) for name, risk in ways.items()]

@@ -30,7 +30,7 @@ def draw_alarms(alarms: pl.DataFrame, rule: str, path: Path) -> None:
         colors = (BLUE, GREEN, PURPLE, ORANGE)
         for name, color in zip(recalls, colors, strict=False):
             lead = name.removeprefix("event_recall").strip("_")
-            label = f"at least {lead} before" if lead else "in time"
+            label = f"at least {lead.removesuffix('h')} h before" if lead else "in time"
             (line,) = left.plot(x, ordered[name], "o-", color=color, ms=4, label=label)
             _tell(line, ordered, name)
         for name, color, label in (
@@ -45,9 +45,10 @@ def draw_alarms(alarms: pl.DataFrame, rule: str, path: Path) -> None:
         ):
             if chosen.height:
                 axes.axvline(chosen["alarms_per_day"][0], color=VERMILION, lw=1, ls="--", label="_chosen")
-            axes.set(title=title, ylabel=label, xlabel="sounding alarms per patient-day", ylim=(0, 1.02))
+            axes.set(title=title, ylabel=label, xlabel="sounding alarms per patient-day", ylim=(0, None))
             axes.set_xlim(0, None)
             axes.legend(loc="best")
+        left.set_ylim(0, 1.02)
         if chosen.height:
             left.annotate(
                 rule.replace("_", " "), (chosen["alarms_per_day"][0], 1.0), color=VERMILION, fontsize=8, ha="left",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ehrseq.metrics.binary import Floats, mass_bins, reliability_curve
+from ehrseq.metrics.binary import Floats, log_losses, mass_bins, reliability_curve
 from ehrseq.metrics.intervals import Estimate, estimate_sums
 from ehrseq.metrics.logistic import fit_logistic, logit, sigmoid
 
@@ -130,6 +130,29 @@ def evaluate_calibration(
         return figures | {f"brier/{name}": part for name, part in _brier_parts(sums[:, len(parts) :], _BINS).items()}
 
     return estimate_sums(np.column_stack([*parts, brier]), metrics, subject, **options)
+
+
+def evaluate_errors(
+    label: Floats, probability: Floats, subject: NDArray[np.generic], **options: Any
+) -> dict[str, Estimate]:
+    """`brier`, `log_loss` and `ece` alone, with intervals by subject: what changes when risks are mended.
+
+    Args:
+        label: (N,) of 0 and 1.
+        probability: (N,).
+        subject: (N,).
+        **options: See `estimate_sums`.
+    """
+    gaps = np.eye(_BINS)[mass_bins(probability, _BINS)] * (probability - label)[:, None]
+    errors = [(probability - label) ** 2, log_losses(label, probability), np.ones(len(label))]
+
+    def metrics(sums: Floats) -> dict[str, Floats]:
+        squared, logs, count = sums[:, :3].T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gap = np.abs(sums[:, 3:]).sum(axis=1) / count
+            return {"ece": gap, "brier": squared / count, "log_loss": logs / count}
+
+    return estimate_sums(np.column_stack([*errors, gaps]), metrics, subject, **options)
 
 
 class ReliabilityCurve(NamedTuple):

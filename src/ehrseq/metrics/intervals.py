@@ -141,6 +141,15 @@ def estimate_sums(
     known = ~np.isnan(columns).any(axis=1)
     columns, subject = columns[known], subject[known]
     strata = None if strata is None else strata[known]
+    people, who = np.unique(subject, return_inverse=True)
+    if len(people) < len(subject):
+        # Subjects are drawn with all that is theirs: their sums will do, and there are fewer of them.
+        columns = np.stack([np.bincount(who, column, len(people)) for column in columns.T], axis=1)
+        if strata is not None:
+            highest = np.zeros(len(people), np.int64)
+            np.maximum.at(highest, who, np.unique(strata, return_inverse=True)[1])
+            strata = highest
+        subject = people
     points = metrics(columns.sum(axis=0)[None])
     parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed, strata)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in points} if parts else {}

@@ -17,7 +17,7 @@ from ehrseq.evaluation.findings import Scored
 from ehrseq.evaluation.groups import evaluate_subgroups
 from ehrseq.evaluation.statics import AGE, group_by_statics, group_by_time, read_statics
 from ehrseq.metrics.logistic import sigmoid
-from ehrseq.metrics.recalibration import METHODS, fit_calibrator
+from ehrseq.metrics.recalibration import METHODS, Calibrator, fit_calibrator
 from ehrseq.plotting import new_chart, tell
 from ehrseq.reporting.page import table_in_words
 from ehrseq.store.format import HOUR
@@ -56,7 +56,7 @@ def write_dataset(folder: Path, rows: list[tuple[int, str | None, str, float | N
 
 
 def test_groups_come_from_static_codes_and_birth(tmp_path: Path) -> None:
-    rows = [
+    rows: list[tuple[int, str | None, str, float | None]] = [
         (1, None, "SEX//F", None),
         (1, None, "ETHNICITY//a//b", None),
         (1, "1960-01-01 00:00:00", "MEDS_BIRTH", None),
@@ -136,7 +136,7 @@ def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Eva
 
 
 def test_recalibration_is_compared_and_thresholds_are_tabled(scored: Scored, config: Evaluate) -> None:
-    ways = {method: fit_calibrator(method, scored.label, scored.raw) for method in METHODS}
+    ways: dict[str, Calibrator] = {method: fit_calibrator(method, scored.label, scored.raw) for method in METHODS}
     tables = compare_calibration(scored, ways, "platt", config, OPTIONS).tables
     slopes = dict(tables["calibration"].select("recalibration", "calibration_slope").iter_rows())
     assert slopes["none"] < 0.7
