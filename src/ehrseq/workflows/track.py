@@ -14,6 +14,7 @@ import polars as pl
 
 from ehrseq.config.schema import Settings
 from ehrseq.files import read_json, read_manifest
+from ehrseq.metrics import headline
 from ehrseq.reporting import CARD, CHECKLIST, Page
 from ehrseq.reporting import REPORT as PAGE
 from ehrseq.reporting.page import INDIVIDUAL
@@ -100,6 +101,10 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
     tracker.artifacts({f"{EVALUATE}/{path.relative_to(folder).as_posix()}": path for path in files})
     for path in sorted((folder / evaluate.TABLES).glob("*.csv")):
         _show(tracker, pl.read_csv(path, infer_schema_length=None), f"{EVALUATE}/{path.stem}")
+    name = f"{settings.evaluate.split}/{headline(settings.task.target)}"
+    if (estimate := evaluated.metrics.get(name)) is not None:
+        words = f"{name} {number(estimate['value'])} {interval(estimate)}".strip()
+        tracker.tags({"ehrseq.headline": words, "ehrseq.recalibration": settings.recalibration})
     names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
     columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
     tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
