@@ -71,7 +71,8 @@ def main() -> None:
                 counts[name] += low is not None and high is not None and value is not None and low <= value <= high
     for kind, counts in held.items():
         # Stratified samples hold the share of positives fixed: what depends on it has no interval worth the name.
-        fixed = {"prevalence", "brier", "log_loss", "calibration_intercept", "observed_expected"}
+        fixed = {"prevalence", "brier", "log_loss", "calibration_intercept", "observed_expected", "auprc"}
+        fixed |= {"ppv", "npv", "f1"}
         shown = [name for name in names if kind == "by subject" or name not in fixed]
         result[kind] = {name: round(counts[name] / studies, 4) for name in shown}
         print(kind, result[kind])

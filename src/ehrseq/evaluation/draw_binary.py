@@ -118,7 +118,8 @@ def draw_calibration(
             counts = own["predictions"].to_list()
             tell(line, [f"risk {x:.3f}, observed {y:.3f}, {n:,} predictions"
                         for x, y, n in zip(risk, observed, counts, strict=True)])  # fmt: skip
-        axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
         # Where risks are low everything lies in a corner: show the part that is used.
         shown = curves.filter(pl.col("recalibration").is_in(["none", after]))
         top = max([*shown["risk"], *shown["observed_high"]], default=1.0)

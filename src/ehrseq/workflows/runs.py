@@ -103,18 +103,17 @@ class TrainedRun:
         """
         if method == "none":
             return prediction
-        return apply_calibrators(self.target(), self.calibrators(), method, prediction)
+        calibrators = self.calibrators()
+        if not calibrators:
+            raise RunError(
+                f"recalibration={method}: nothing was fitted for it in {self.folder / TRAIN}; train again (force=true)"
+            )
+        return apply_calibrators(self.target(), calibrators, method, prediction)
 
     def calibrators(self) -> dict[str, dict[str, Calibrator]]:
-        """How the run's risks can be mended: by the name of the prediction and of the method.
-
-        Raises:
-            RunError: If the run is from before there were any.
-        """
+        """How the run's risks can be mended: by the name of the prediction and of the method; empty where none was."""
         path = self.folder / TRAIN / CALIBRATION
-        if not path.is_file():
-            raise RunError(f"{path} is missing: nothing was fitted to mend its risks with; train again (force=true)")
-        return read_calibrators(read_json(path))
+        return read_calibrators(read_json(path)) if path.is_file() else {}
 
     def scorer(self) -> Scorer:
         """The network or the trees, or all members of an ensemble, ready to score histories."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, write_manifest
-from ehrseq.workflows import audit, evaluate, experiment, explain, prepare, track, train
-from ehrseq.workflows.runs import EXPLAIN, open_run
+from ehrseq.tracking import RunTracker
+from ehrseq.workflows import audit, evaluate, experiment, explain, prepare, report, track, train
+from ehrseq.workflows.runs import EVALUATE, EXPLAIN, open_run
 
 RESULTS = Path("results")
 PARAMS = Path("params.yaml")
@@ -44,6 +45,7 @@ def evaluate_stage() -> None:
         track.log_evaluation(tracker, result, settings)
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, RESULTS, tracker)
+        _report(settings, tracker)
         tracker.describe(track.describe(settings, prepared, RESULTS, experiment.read_metrics(RESULTS)))
 
 
@@ -58,6 +60,13 @@ def explain_stage() -> None:
         tracker.start()
         result = explain.run(settings, prepared, open_run(RESULTS))
         track.log_explanation(tracker, result, settings)
+        _report(settings, tracker)
+
+
+def _report(settings: Settings, tracker: RunTracker) -> None:
+    """`results/report`, of what is there so far: the stages that it draws on come in any order."""
+    if (RESULTS / EVALUATE).is_dir():
+        track.log_report(tracker, report.run(settings, RESULTS))
 
 
 def _start() -> tuple[Settings, prepare.Prepared]:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,12 +12,20 @@ import pytest
 
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Evaluate
+from ehrseq.config.targets import read_target
 from ehrseq.errors import ConfigError
-from ehrseq.evaluation.binary import choose_thresholds, compare_calibration, evaluate_operating_points
+from ehrseq.evaluation import draw_binary
+from ehrseq.evaluation.binary import (
+    choose_thresholds,
+    compare_calibration,
+    evaluate_operating_points,
+    evaluate_usefulness,
+)
 from ehrseq.evaluation.cohort import attrition_table, describe_cohort, history_hours, missingness
 from ehrseq.evaluation.findings import Scored
 from ehrseq.evaluation.groups import evaluate_subgroups
 from ehrseq.evaluation.statics import AGE, group_by_statics, group_by_time, read_statics
+from ehrseq.metrics import evaluate_predictions
 from ehrseq.metrics.logistic import sigmoid
 from ehrseq.metrics.recalibration import METHODS, Calibrator, fit_calibrator
 from ehrseq.plotting import new_chart, tell
@@ -23,7 +33,7 @@ from ehrseq.reporting.page import table_in_words
 from ehrseq.store.format import HOUR
 from ehrseq.workflows import prepare
 
-OPTIONS = {"replicates": 40, "seed": 0, "level": 0.95}
+OPTIONS: dict[str, Any] = {"replicates": 40, "seed": 0, "level": 0.95}
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +185,32 @@ def test_a_chart_is_the_same_bytes_and_tells_its_points(tmp_path: Path) -> None:
     x0, y0, x1, y1 = axes["box"]
     assert series["points"][0][:2] == [x0, y1]
     assert series["points"][1][:2] == [x1, y0]
+
+
+@pytest.mark.parametrize("case", ["one class", "constant", "three"])
+def test_what_is_undefined_is_drawn_as_such(case: str, config: Evaluate, tmp_path: Path) -> None:
+    label, risk = {
+        "one class": (np.zeros(40), np.linspace(0.1, 0.9, 40)),
+        "constant": (np.arange(40) % 2.0, np.full(40, 0.5)),
+        "three": (np.array([0.0, 1, 0]), np.array([0.0, 1, 0.5])),
+    }[case]
+    subject = np.arange(len(label))
+    thresholds = choose_thresholds(label, risk, config)
+    own = Scored(label, risk, risk, subject, subject * HOUR, np.ones(len(label)), thresholds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate_operating_points(own, config, OPTIONS)
+        found |= compare_calibration(own, {}, "none", config, OPTIONS) | evaluate_usefulness(own, config, OPTIONS)
+        estimates = evaluate_predictions(
+            read_target({"kind": "binary"}), label[:, None].astype(np.float32), risk[:, None], subject, **OPTIONS
+        )
+        estimates |= found.metrics
+        draw_binary.draw_roc(own, estimates, 0, 0.95, tmp_path / "roc.png")
+        draw_binary.draw_precision_recall(own, estimates, tmp_path / "precision_recall.png")
+        curves = found.tables["reliability"]
+        draw_binary.draw_calibration(own, curves, "none", estimates, config.min_group, tmp_path / "calibration.png")
+        draw_binary.draw_usefulness(found.tables["decision_curve"], own, 0.95, tmp_path / "usefulness.png")
+    if case == "one class":
+        assert estimates["auroc"].value is None
+        assert "undefined" in (tmp_path / "roc.svg").read_text()
+    assert len(list(tmp_path.glob("*.svg"))) == 4
