@@ -173,7 +173,7 @@ def test_the_model_in_the_registry_predicts_without_pickle(trained: Path, tmp_pa
     tracker.finish("FINISHED")
     assert warnings == []
     client = MlflowClient(tracking_uri=uri)
-    assert [version.version for version in client.search_model_versions("name='mortality'")] == [1]
+    assert [int(version.version) for version in client.search_model_versions("name='mortality'")] == [1]
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/mortality/1")
     assert model.metadata.signature.inputs.input_names() == ["subject_id", "time", "code", "numeric_value"]

@@ -1,6 +1,5 @@
 """Models in MLflow's registry: weights as they lie in the run, no pickle, with signature and input example."""
 
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ def register_model(
         client: Connected client.
         run_id: The run.
         name: Of the registered model; made where missing.
-        folder: `train/` of the run; its checkpoints stay where they are.
+        folder: `train/` of the run.
         given: An example of the input, as columns.
         told: An example of the output.
 
@@ -45,13 +44,11 @@ def register_model(
     example = pd.DataFrame(dict(given))
     # Hints on whole numbers: subject identifiers are never missing.
     with TemporaryDirectory(prefix="ehrseq-model-") as temporary, warnings.catch_warnings(action="ignore"):
-        slim = Path(temporary) / folder.name
-        shutil.copytree(folder, slim, ignore=shutil.ignore_patterns("checkpoints"))
         model = Path(temporary) / _ARTIFACT
         pyfunc.save_model(
             str(model),
             loader_module=LOADER,
-            data_path=str(slim),
+            data_path=str(folder),
             signature=infer_signature(example, pd.DataFrame(dict(told))),
             input_example=example,
             pip_requirements=[f"ehrseq=={__version__}"],

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from ehrseq.config.schema import Settings
+from ehrseq.errors import InterruptedBySignalError
 from ehrseq.files import read_json, read_manifest
 from ehrseq.metrics import headline
 from ehrseq.reporting import CARD, CHECKLIST, Page
@@ -35,8 +36,8 @@ def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
     tracker = RunTracker(folder, settings.tracking, folder.name, say)
     try:
         yield tracker
-    except Exception:
-        tracker.finish("FAILED")
+    except Exception as error:
+        tracker.finish("KILLED" if isinstance(error, InterruptedBySignalError) else "FAILED")
         raise
     except BaseException:  # an interrupt or a signal
         tracker.finish("KILLED")
@@ -46,7 +47,11 @@ def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
     """Parameters, tags and data digests, before training starts."""
-    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
+    plain = {
+        name: value
+        for name, value in settings.plain().items()
+        if name not in {"run", "output", "resume", "force", "paths"}
+    }
     tracker.params(dict(_flat(plain)))
     tracker.tags(
         {
@@ -72,8 +77,8 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -> None:
     """The model, its settings and environment, and the data report."""
     folder = trained.folder / TRAIN
-    # Everything `ehrseq predict run=<MLflow run id>` needs; checkpoints stay in the run folder.
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "checkpoints" not in path.parts]
+    # Everything `ehrseq predict run=<MLflow run id>` needs.
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {f"{TRAIN}/{path.relative_to(folder).as_posix()}": path for path in files}
     tracker.artifacts(named)
     minimum = trained.settings.evaluate.min_group
