@@ -54,7 +54,7 @@ def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], pat
     """Precision against recall, with the prevalence that a coin would reach."""
     curve = precision_recall_curve(scored.label, scored.risk)
     words = headline_of("Precision and recall: AUPRC", estimates.get("auprc"))
-    prevalence = estimates["prevalence"].value
+    prevalence, top = estimates["prevalence"].value, 1.01
     with new_chart(path, words, 4.8, 4.8) as figure:
         axes = figure.subplots()
         if prevalence is not None:
@@ -67,6 +67,8 @@ def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], pat
             recall = _GRID[2:]
             place = np.minimum(np.searchsorted(curve.x, recall, side="left"), len(curve.x) - 1)
             axes.plot(recall, curve.y[place], color=BLUE, lw=2, label="model")
+            # Of a rare outcome everything would lie at the floor.
+            top = min(1.01, max(0.1, 1.3 * float(curve.y[place].max())))
             for rule in scored.thresholds:
                 point = [estimates.get(f"{rule}/{name}") for name in ("sensitivity", "ppv", "threshold")]
                 sensitivity, ppv, threshold = (item.value if item else None for item in point)
@@ -75,7 +77,7 @@ def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], pat
                     (line,) = axes.plot(sensitivity, ppv, marker, color=color, ms=7, mec="black", label=name)
                     tell(line, [f"threshold {threshold or 0:.3g}: recall {sensitivity:.3f}, precision {ppv:.3f}"])
             axes.legend(loc="upper right")
-        axes.set(title=words, xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=(0, 1), ylim=(0, 1.01))
+        axes.set(title=words, xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=(0, 1), ylim=(0, top))
 
 
 def draw_calibration(
