@@ -138,7 +138,7 @@ def group_by_time(time: NDArray[np.int64], history_hours: NDArray[np.float64]) -
             groupings.append(_categories(CALENDAR, label, tested=False))
             break
     if len(history_hours):
-        cuts = np.unique(np.quantile(history_hours, [0.25, 0.5, 0.75]))
+        cuts = np.unique(np.round(np.quantile(history_hours, [0.25, 0.5, 0.75])))
         number = np.searchsorted(cuts, history_hours, side="left")
         # The cuts are told as round hours: they are lengths of histories, of no one in particular.
         names = [f"up to {cut:,.0f} h" for cut in cuts] + [f"over {cuts[-1]:,.0f} h"]
