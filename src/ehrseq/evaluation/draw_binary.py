@@ -107,9 +107,7 @@ def draw_calibration(
                 continue
             risk, observed = own["risk"].to_numpy(), own["observed"].to_numpy()
             label = (
-                f"{_WAYS[way]}, 95%"
-                if way == "none"
-                else f"after {_WAYS[way]}" + ("" if way == used else " (not used)")
+                ("" if way == "none" else "after ") + _WAYS[way] + (", 95% interval" if way == used else " (not used)")
             )
             bars = None
             if way == used:
