@@ -198,6 +198,19 @@ def predict(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 
 
 @main.command(epilog=_OVERRIDES)
+@click.argument("what", type=click.Choice(["learning-rate", "batch-size"]))
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the losses of the learning rates there (PNG).")
+@_command
+def find(what: Any, overrides: tuple[str, ...], config_dir: Path | None, picture: Path | None) -> None:
+    """Try learning rates or batch sizes for a few steps, and say which to take."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows import find as workflow
+
+    for line in workflow.run(load_settings(overrides, config_dir), what, picture):
+        click.echo(line)
+
+
+@main.command(epilog=_OVERRIDES)
 @click.option("--groups", "list_groups", is_flag=True, help="List every config group with its options.")
 @_command
 def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: bool) -> None:

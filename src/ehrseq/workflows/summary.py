@@ -7,6 +7,7 @@ from ehrseq.config.load import load_settings, overlay
 from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, RunError
 from ehrseq.workflows import evaluate, experiment, explain, predict, prepare, report, track
+from ehrseq.workflows.console import is_first
 from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_folder
 
@@ -27,6 +28,8 @@ def table(metrics: Metrics) -> str:
 def train_and_tell(settings: Settings) -> None:
     """Run the whole experiment and print where it is and how well it does."""
     result = experiment.run(settings)
+    if not is_first():
+        return
     print(table(result.metrics))
     print(f"run folder:  {result.folder}")
     if settings.tracking.enabled and result.run_id:
