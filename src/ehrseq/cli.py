@@ -69,6 +69,7 @@ def main() -> None:
       ehrseq compare experiment=ehrseq                      which of them can be told apart
       ehrseq reproduce runs/...                             the same run again, somewhere else
       ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/
+      ehrseq report runs/...                                one HTML file that can be mailed
       ehrseq ui                                             look at the results
 
     \b
@@ -169,6 +170,20 @@ def explain(overrides: tuple[str, ...], config_dir: Path | None) -> None:
     from ehrseq.workflows.summary import explain_and_tell
 
     explain_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def report(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Write one HTML file of a run that can be mailed, a model card and the TRIPOD+AI checklist.
+
+    \b
+    ehrseq report runs/...                    into report/ in the run folder
+    ehrseq report runs/... output=folder/
+    """
+    from ehrseq.workflows.summary import report_and_tell
+
+    report_and_tell(overrides, config_dir)
 
 
 @main.command(epilog=_OVERRIDES)

@@ -148,7 +148,8 @@ def test_several_targets_are_learned_together(name: str, words: list[str], ehrse
         control = json.loads((run / "audit" / "audit.json").read_text())
         assert abs(control["control/shuffled_labels_high_auroc"]["value"] - 0.5) < 0.25
     scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
-    assert scored.columns == [*KEYS, "high_label", "bucket_label", "rate_label", *PREDICTED]
+    spread = ["spread"] if name == "ensemble" else []
+    assert scored.columns == [*KEYS, "high_label", "bucket_label", "rate_label", *PREDICTED, *spread]
     # What is missing in the labels is missing here, and not taken for anything.
     truth = pl.read_parquet(work / "together.parquet")
     both = scored.join(truth, on=KEYS)

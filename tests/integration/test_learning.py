@@ -112,6 +112,7 @@ def test_an_ensemble_averages_its_members_and_the_first_is_the_one_trained_alone
     assert np.abs(own[0] - own[1]).max() > 1e-3
     table = pl.read_parquet(runs[1].folder / "evaluate" / "predictions.parquet")
     np.testing.assert_allclose(table["probability"], scored[1][:, 0], atol=1e-12)
+    np.testing.assert_allclose(table["spread"], np.std(own, axis=0, ddof=1)[:, 0], atol=1e-12)
     weights = runs[1].folder / "train" / "member_2" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(RunError, match=r"member_2/model\.safetensors is not what the training wrote"):

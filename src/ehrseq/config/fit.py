@@ -19,9 +19,10 @@ def find_misfit(settings: "Settings") -> str | None:
 
     model = settings.model
     if isinstance(model, Trees):
-        return _trees(settings, model) or _monitor(settings) or _loss(settings)
+        return _trees(settings, model) or _monitor(settings) or _loss(settings) or _recalibration(settings)
     return (
-        _monitor(settings)
+        _recalibration(settings)
+        or _monitor(settings)
         or _loss(settings)
         or _forecast(settings)
         or _representation(settings, model)
@@ -54,6 +55,19 @@ def _monitor(settings: "Settings") -> str | None:
     if settings.trainer.monitor in allowed:
         return None
     return f"trainer.monitor={settings.trainer.monitor}: a {target.kind} target has {', '.join(allowed)}"
+
+
+def _recalibration(settings: "Settings") -> str | None:
+    target, method = settings.task.target, settings.recalibration
+    kinds = [part.target.kind for part in target.parts.values()] if isinstance(target, SeveralTarget) else [target.kind]
+    if method == "none" or {"binary", "multilabel"} & set(kinds):
+        return None
+    if "multiclass" in kinds and method == "temperature":
+        return None
+    return (
+        f"recalibration={method} mends risks of yes or no (temperature also those of classes), not those of a "
+        f"{target.kind} target; use recalibration=none"
+    )
 
 
 def _loss(settings: "Settings") -> str | None:

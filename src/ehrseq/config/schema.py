@@ -27,6 +27,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 # One history a prediction, or one a subject with an output at every step.
 Outputs = Literal["last", "steps"]
 SplitName = Literal["train", "tuning", "held_out"]
+Recalibration = Literal["none", "platt", "isotonic", "temperature"]
 
 
 class Task(Section):
@@ -232,13 +233,36 @@ class Loader(Section):
     cache_gib: Annotated[float, Field(ge=0)]
 
 
+class Alarms(Section):
+    """How alarms of repeated predictions are judged, see `ehrseq.metrics.alarms.Rules`."""
+
+    horizon_hours: NonNegativeFloat
+    reach_hours: PositiveFloat
+    silence_hours: NonNegativeFloat
+    leads_hours: tuple[NonNegativeFloat, ...]
+
+
 class Evaluate(Section):
-    """What is scored and how sure the scores are."""
+    """What is scored, how sure the scores are, and who may be seen in them."""
 
     split: SplitName
     replicates: NonNegativeInt
+    stratified: bool
     level: Share
     seed: int
+    sensitivity: Share
+    alert_budget: Share
+    subgroups: tuple[str, ...] | None
+    age_bands: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    min_group: PositiveInt
+    alarms: Alarms
+    individuals: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluate":
+        if list(self.age_bands) != sorted(set(self.age_bands)):
+            raise ValueError(f"age_bands {list(self.age_bands)} must rise")
+        return self
 
 
 class Explain(Section):
@@ -271,12 +295,12 @@ class Reproduce(Section):
 
 
 class Tracking(Section):
-    """Where MLflow keeps the run, and whether it may know who the subjects are."""
+    """Where MLflow keeps the run, and the name of the model in its registry, if it is to be there."""
 
     enabled: bool
     uri: str
     experiment: Annotated[str, Field(min_length=1)]
-    individuals: bool
+    registry: Annotated[str, Field(pattern=r"^[^/:.%\"']+$")] | None
 
 
 class Paths(Section):
@@ -306,6 +330,7 @@ class Settings(Section):
     preprocess: Preprocess
     engine: Engine
     loader: Loader
+    recalibration: Recalibration
     evaluate: Evaluate
     audit: Audit
     compare: Compare

@@ -11,7 +11,7 @@ from ehrseq.metrics.binary import auroc, average_precision, brier, ece, log_loss
 Floats = NDArray[np.float64]
 METRICS = ("auroc", "auprc", "brier", "log_loss", "ece", "prevalence")
 _ECE_BINS = 10
-_CHUNK_BYTES = 64 * 2**20  # one (replicates, N) matrix of a chunk
+_CHUNK_BYTES = 2**19  # one (replicates, N) matrix of a chunk: what fits the cache of a core
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def evaluate_binary(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    stratified: bool = False,
 ) -> dict[str, Estimate]:
     """All metrics of a binary outcome with percentile bootstrap intervals (Efron 1979), drawn by subject.
 
@@ -50,6 +51,7 @@ def evaluate_binary(
         replicates: How many samples are drawn; 0 gives no intervals.
         seed: The same seed gives the same intervals.
         level: Coverage of the intervals.
+        stratified: Whether as many subjects with and without the outcome are drawn as there are.
 
     Returns:
         Estimates of `METRICS`. Replicates in which a metric is undefined are left out of its interval.
@@ -63,9 +65,9 @@ def evaluate_binary(
         "ece": ece(labels, probabilities, bins=_ECE_BINS),
         "prevalence": float(labels.mean()) if len(labels) else float("nan"),
     }
-    drawn = (
-        bootstrap(labels, probabilities, np.asarray(subject), replicates, seed) if replicates and len(labels) else {}
-    )
+    drawn = {}
+    if replicates and len(labels):
+        drawn = bootstrap(labels, probabilities, np.asarray(subject), replicates, seed, stratified)
     return {name: estimate(points[name], drawn.get(name), level) for name in METRICS}
 
 
@@ -88,11 +90,14 @@ class Draws:
         subject: (N,) whose prediction each is; subjects are drawn, with all that is theirs.
         replicates: How many in all.
         seed: Of the draws.
+        strata: (N,) as many subjects are drawn of each stratum as there are; a subject is in the greatest of its
+            predictions' strata. None: of all together.
     """
 
     subject: NDArray[np.generic]
     replicates: int
     seed: int
+    strata: NDArray[np.generic] | None = None
 
     def __iter__(self) -> Iterator[Floats]:
         if not len(self.subject):
@@ -100,12 +105,25 @@ class Draws:
         _, cluster = np.unique(self.subject, return_inverse=True)
         clusters = int(cluster.max()) + 1
         as_they_are = np.array_equal(cluster, np.arange(clusters))
+        groups = self._groups(cluster, clusters)
         generator = np.random.default_rng(self.seed)
         size = max(1, _CHUNK_BYTES // (8 * len(self.subject)))
         for start in range(0, self.replicates, size):
-            draws = generator.integers(clusters, size=(min(size, self.replicates - start), clusters))
-            drawn = np.stack([np.bincount(row, minlength=clusters) for row in draws]).astype(np.float64)
+            drawn: Floats = np.zeros((min(size, self.replicates - start), clusters))
+            for row in drawn:
+                for group in groups:
+                    chosen = generator.integers(len(group), size=len(group), dtype=np.int32)
+                    row[group] = np.bincount(chosen, minlength=len(group))
             yield drawn if as_they_are else drawn[:, cluster]
+
+    def _groups(self, cluster: NDArray[np.intp], clusters: int) -> list[NDArray[np.intp]]:
+        """The subjects that are drawn from together."""
+        if self.strata is None:
+            return [np.arange(clusters)]
+        number = np.unique(self.strata, return_inverse=True)[1]
+        stratum = np.zeros(clusters, np.intp)
+        np.maximum.at(stratum, cluster, number)
+        return [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
 
 
 def estimate_sums(
@@ -116,6 +134,7 @@ def estimate_sums(
     replicates: int,
     seed: int,
     level: float,
+    strata: NDArray[np.generic] | None = None,
 ) -> dict[str, Estimate]:
     """Metrics that are functions of sums over predictions, with intervals by subject.
 
@@ -126,65 +145,101 @@ def estimate_sums(
         replicates: How many samples are drawn; 0 gives no intervals.
         seed: The same seed gives the same intervals.
         level: Coverage of the intervals.
+        strata: (N,) see `Draws`.
     """
     known = ~np.isnan(columns).any(axis=1)
     columns, subject = columns[known], subject[known]
+    strata = None if strata is None else strata[known]
+    people, who = np.unique(subject, return_inverse=True)
+    if len(people) < len(subject):
+        # Subjects are drawn with all that is theirs: their sums will do, and there are fewer of them.
+        columns = np.stack([np.bincount(who, column, len(people)) for column in columns.T], axis=1)
+        if strata is not None:
+            highest = np.zeros(len(people), np.int64)
+            np.maximum.at(highest, who, np.unique(strata, return_inverse=True)[1])
+            strata = highest
+        subject = people
     points = metrics(columns.sum(axis=0)[None])
-    parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed)]
+    parts = [metrics(weight @ columns) for weight in Draws(subject, replicates, seed, strata)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in points} if parts else {}
     return {name: estimate(float(value[0]), drawn.get(name), level) for name, value in points.items()}
 
 
 def bootstrap(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], replicates: int, seed: int
+    label: Floats,
+    probability: Floats,
+    subject: NDArray[np.generic],
+    replicates: int,
+    seed: int,
+    stratified: bool = False,
 ) -> dict[str, Floats]:
-    """Metrics of bootstrap samples, all at once: a sample is a row of weights, and every metric a sum over them.
+    """Metrics of bootstrap samples, many at once: a sample is a row of weights, and every metric a sum over them.
 
     The bins of the calibration error stay those of the whole sample.
 
     Returns:
         (replicates,) values of each of `METRICS`; nan where undefined.
     """
-    order = np.argsort(-probability, kind="stable")
-    label, probability, subject = label[order], probability[order], subject[order]
-    ends = np.append(np.flatnonzero(np.diff(probability)), len(label) - 1)
-    per_row = np.column_stack([(probability - label) ** 2, log_losses(label, probability), label])
-    bins = mass_bins(probability, _ECE_BINS)
-    gap = np.zeros((len(label), _ECE_BINS))
-    gap[np.arange(len(label)), bins] = probability - label
-    columns = np.column_stack([per_row, gap])
-    parts = [_metrics(weights, label, ends, columns) for weights in Draws(subject, replicates, seed)]
-    table = np.concatenate(parts)
-    return {name: table[:, column] for column, name in enumerate(METRICS)}
+    ranked = Ranked(label, probability)
+    parts = [ranked.metrics(weights) for weights in Draws(subject, replicates, seed, label if stratified else None)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 
-def _metrics(weights: Floats, label: Floats, ends: NDArray[np.int64], columns: Floats) -> Floats:
-    """Metrics (R, 6) of weight rows (R, N), whose columns are sorted by falling probability.
+class Ranked:
+    """Binary predictions sorted once, after which the metrics of any weighting of them are a few sums.
 
     Args:
-        weights: How often each prediction was drawn.
-        label: (N,).
-        ends: Last position of each group of equal probabilities.
-        columns: (N, 3 + bins): squared errors, log losses, labels, signed gaps by bin.
+        label: (N,) of 0 and 1.
+        probability: (N,).
     """
-    true = np.cumsum(weights * label, axis=1)
-    all_ = np.cumsum(weights, axis=1)
-    if len(ends) < len(label):
-        true, all_ = true[:, ends], all_[:, ends]
-    total, positive = all_[:, -1], true[:, -1]
-    negative = total - positive
-    false = all_ - true
-    sums = weights @ columns
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Trapezoids, with the step from (0, 0) to the first threshold.
-        area = (np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1])).sum(axis=1) + false[:, 0] * true[:, 0]
-        auroc_ = area / (2 * positive * negative)
-        precision = true / np.maximum(all_, 1)
-        gain = (np.diff(true, axis=1) * precision[:, 1:]).sum(axis=1) + true[:, 0] * precision[:, 0]
-        auprc = gain / positive
-        means = sums[:, :3] / total[:, None]
-        ece_ = np.abs(sums[:, 3:]).sum(axis=1) / total
-    undefined = (positive == 0) | (negative == 0)
-    auroc_[undefined] = np.nan
-    auprc[positive == 0] = np.nan
-    return np.column_stack([auroc_, auprc, means[:, 0], means[:, 1], ece_, means[:, 2]])
+
+    def __init__(self, label: Floats, probability: Floats) -> None:
+        self.order = np.argsort(-probability, kind="stable")
+        label, probability = label[self.order], probability[self.order]
+        ends = np.append(np.flatnonzero(np.diff(probability)), len(label) - 1)
+        # Ranking needs sums at the places of positives only: up to the last of their equals, and to before the first.
+        self.positives = np.flatnonzero(label == 1)
+        group = np.searchsorted(ends, self.positives)
+        self._last = ends[group]
+        self._before = np.where(group > 0, ends[group - 1], -1)
+        self._true_last = np.searchsorted(self.positives, self._last, side="right")
+        self._true_before = np.searchsorted(self.positives, self._before, side="right")
+        self._columns = np.column_stack([(probability - label) ** 2, log_losses(label, probability), label])
+        self._gap = probability - label
+        bins = mass_bins(probability, _ECE_BINS)
+        self._bins = np.append(0, np.flatnonzero(np.diff(bins)) + 1)
+
+    def metrics(self, weights: Floats) -> dict[str, Floats]:
+        """`METRICS` of weightings, (R,) each; nan where undefined.
+
+        Args:
+            weights: (R, N) how much each prediction counts, in the order in which they were given.
+        """
+        weights = weights.take(self.order, axis=1)
+        all_ = _running_sum(weights)
+        mine = weights.take(self.positives, axis=1)
+        true = _running_sum(mine)
+        total, positive = all_[:, -1], true[:, -1]
+        negative = total - positive
+        true_last, all_last = true.take(self._true_last, axis=1), all_.take(self._last + 1, axis=1)
+        false_before = all_.take(self._before + 1, axis=1) - true.take(self._true_before, axis=1)
+        sums = weights @ self._columns
+        gaps = np.add.reduceat(weights * self._gap, self._bins, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            above = (mine * (false_before + all_last - true_last)).sum(axis=1)
+            precision = np.where(all_last > 0, true_last / all_last, 0.0)
+            return {
+                "auroc": np.where((positive > 0) & (negative > 0), 1 - above / (2 * positive * negative), np.nan),
+                "auprc": np.where(positive > 0, (mine * precision).sum(axis=1) / positive, np.nan),
+                "brier": sums[:, 0] / total,
+                "log_loss": sums[:, 1] / total,
+                "ece": np.abs(gaps).sum(axis=1) / total,
+                "prevalence": sums[:, 2] / total,
+            }
+
+
+def _running_sum(weights: Floats) -> Floats:
+    """The sums before each column and after the last, (R, N + 1)."""
+    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums

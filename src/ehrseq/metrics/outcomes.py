@@ -19,8 +19,9 @@ from ehrseq.config.targets import (
     columns_of,
 )
 from ehrseq.metrics.binary import auroc, average_precision
-from ehrseq.metrics.intervals import Draws, Estimate, bootstrap, estimate, estimate_sums, evaluate_binary
-from ehrseq.metrics.survival import brier_columns, concordance
+from ehrseq.metrics.calibration import evaluate_calibration
+from ehrseq.metrics.intervals import Draws, Estimate, Ranked, bootstrap, estimate, estimate_sums, evaluate_binary
+from ehrseq.metrics.survival import brier_columns, case_weights, concordance
 
 Floats = NDArray[np.float64]
 # By which figure a run of each kind is judged at a glance.
@@ -53,6 +54,7 @@ def evaluate_predictions(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    stratified: bool = False,
 ) -> dict[str, Estimate]:
     """All metrics of a kind of target with percentile bootstrap intervals, drawn by subject.
 
@@ -64,8 +66,9 @@ def evaluate_predictions(
         replicates: How many samples are drawn; 0 gives no intervals.
         seed: The same seed gives the same intervals.
         level: Coverage of the intervals.
+        stratified: Whether as many subjects with and without the outcome are drawn as there are; of binary targets.
     """
-    options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level}
+    options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level, "stratified": stratified}
     if isinstance(target, SeveralTarget):
         result: dict[str, Estimate] = {}
         for part in columns_of(target):
@@ -84,9 +87,13 @@ def _evaluate_single(
     subject: NDArray[np.generic],
     options: dict[str, Any],
 ) -> dict[str, Estimate]:
+    stratified = options.pop("stratified")
     match target:
         case BinaryTarget():
-            return evaluate_binary(outcome[:, 0], prediction[:, 0], subject, **options)
+            label, risk = outcome[:, 0].astype(np.float64), prediction[:, 0]
+            ranked = evaluate_binary(label, risk, subject, **options, stratified=stratified)
+            strata = label if stratified else None
+            return ranked | evaluate_calibration(label, risk, subject, **options, strata=strata)
         case MulticlassTarget(classes=classes):
             truth = outcome[:, :1] == np.arange(len(classes))
             macro = _macro(truth.astype(np.float64), prediction, subject, classes, **options)
@@ -142,18 +149,22 @@ def _class_columns(truth: NDArray[np.bool_], prediction: Floats) -> Floats:
     given = np.clip(np.where(truth, prediction, 0).sum(axis=1), np.finfo(np.float64).eps, 1)
     chosen = np.eye(truth.shape[1], dtype=bool)[prediction.argmax(axis=1)]
     rest = [-np.log(given), ((prediction - truth) ** 2).sum(axis=1), np.ones(len(truth))]
-    return np.column_stack([truth, truth & chosen, *rest])
+    return np.column_stack([truth, truth & chosen, chosen, *rest])
 
 
 def _class_metrics(sums: Floats) -> dict[str, Floats]:
-    classes = (sums.shape[1] - 3) // 2
-    size, right = sums[:, :classes], sums[:, classes : 2 * classes]
+    size, right, chosen = np.split(sums[:, :-3], 3, axis=1)
     loss, squares, count = sums[:, -3], sums[:, -2], sums[:, -1]
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(size > 0, right / size, np.nan)
+        f1 = np.where(size + chosen > 0, 2 * right / (size + chosen), np.nan)
+        by_chance = (size * chosen).sum(axis=1) / count**2
+        accuracy = right.sum(axis=1) / count
         return {
-            "accuracy": right.sum(axis=1) / count,
+            "accuracy": accuracy,
             "balanced_accuracy": np.nanmean(recall, axis=1),
+            "macro_f1": np.nanmean(f1, axis=1),  # over classes that are there or were chosen
+            "kappa": np.where(by_chance < 1, (accuracy - by_chance) / (1 - by_chance), np.nan),  # Cohen 1960
             "log_loss": loss / count,
             "brier": squares / count,
         }
@@ -229,11 +240,25 @@ def _survival(
         columns = brier_columns(outcome[:, 0], outcome[:, 1], number + 1, incidence, np.array(target.edges))
 
         def integrated(sums: Floats) -> dict[str, Floats]:
-            return {"integrated_brier": sums[:, :-1].mean(axis=1) / sums[:, -1]}
+            scores = sums[:, :-1] / sums[:, -1:]
+            own = {f"brier_{edge:g}h": scores[:, place] for place, edge in enumerate(target.edges)}
+            return {"integrated_brier": scores.mean(axis=1), **own}
 
+        for column, edge in enumerate(target.edges):
+            case, counts = case_weights(outcome[:, 0], outcome[:, 1], number + 1, edge)
+            areas = _weighted_auroc(case, incidence[:, column], counts, weights)
+            result[f"auroc_{edge:g}h{suffix}"] = estimate(float(areas[0]), areas[1:], level)
         briers = estimate_sums(columns, integrated, subject, replicates=replicates, seed=seed, level=level)
         result |= {f"{name}{suffix}": value for name, value in briers.items()}
     return result
+
+
+def _weighted_auroc(label: Floats, risk: Floats, counts: Floats, weights: Floats) -> Floats:
+    """AUROC of weightings (R, N) of predictions that count differently, (R,)."""
+    used = np.flatnonzero(counts > 0)
+    if not len(used):
+        return np.full(len(weights), np.nan)
+    return Ranked(label[used], risk[used]).metrics(weights[:, used] * counts[used])["auroc"]
 
 
 def _anomaly(label: Floats, anomaly: Floats, subject: NDArray[np.generic], **options: Any) -> dict[str, Estimate]:

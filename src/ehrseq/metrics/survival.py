@@ -63,6 +63,26 @@ def brier_columns(hours: Floats, cause: Floats, which: int, incidence: Floats, e
     return np.column_stack([*columns, np.ones(len(hours))])
 
 
+def case_weights(hours: Floats, cause: Floats, which: int, edge: float) -> tuple[Floats, Floats]:
+    """Who had the event by a time and who is known not to have, and how much each counts (Uno et al. 2007), (N,) each.
+
+    Cases stand for those who were censored before, by one over the chance not to be; controls are beyond the time.
+    Whoever was censored before it, or had another cause, counts nothing.
+
+    Args:
+        hours: (N,) times of event or censoring.
+        cause: (N,) 0: censored.
+        which: The cause.
+        edge: The time.
+
+    Returns:
+        Labels, 1 for cases, and weights: the AUROC of a risk under both is its cumulative, dynamic AUC at that time.
+    """
+    case = (cause == which) & (hours <= edge)
+    weight = np.where(case, 1 / uncensored(hours, cause, hours, before=True), hours > edge)
+    return case.astype(np.float64), weight
+
+
 def uncensored(hours: Floats, cause: Floats, at: Floats, before: bool = False) -> Floats:
     """The chance not to be censored up to each time (Kaplan and Meier 1958), never 0.
 

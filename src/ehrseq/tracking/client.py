@@ -1,5 +1,6 @@
 """The calls to MLflow itself."""
 
+import json
 import logging
 import os
 import warnings
@@ -15,15 +16,18 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset as InputDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ehrseq.files import digest_json, locked
 from ehrseq.tracking.spool import Entry
+from ehrseq.tracking.tracker import Dataset
 
 # Limits of MLflow's own API for one batch.
 _METRICS, _PARAMS, _PARAM_LENGTH = 1000, 100, 6000
+_DIGEST_LENGTH = 36
 _SQLITE = "sqlite:///"
 # Opens the pages for trained models, not those for language-model traces.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -97,6 +101,30 @@ class MlflowRun:
     def table(self, columns: Mapping[str, list[Any]], path: str) -> None:
         """Log a table."""
         self.client.log_table(self.run_id, dict(columns), path)
+
+    def datasets(self, splits: Sequence[Dataset]) -> None:
+        """Record which data were used, for what."""
+        inputs = [
+            DatasetInput(
+                InputDataset(
+                    name=split.name,
+                    digest=split.digest[:_DIGEST_LENGTH],
+                    source_type="ehrseq",
+                    source=json.dumps({"data_digest": split.source}),
+                    profile=json.dumps(split.counts),
+                ),
+                [InputTag("mlflow.data.context", split.context)],
+            )
+            for split in splits
+        ]
+        self.client.log_inputs(self.run_id, datasets=inputs)
+
+    def register(self, name: str, folder: Path, given: Mapping[str, list[Any]], told: Mapping[str, list[Any]]) -> None:
+        """Put the model into the registry; one that is there already with this run stays."""
+        from ehrseq.tracking.registry import register_model
+
+        if not self.client.search_model_versions(f"run_id='{self.run_id}'"):
+            register_model(self.client, self.run_id, name, folder, given, told)
 
     def finish(self, status: str) -> None:
         """Set the final status."""

@@ -8,9 +8,9 @@ remembered and told once; it never reaches the training.
 import json
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ehrseq.config.schema import Tracking
 from ehrseq.files import write_json
@@ -18,6 +18,16 @@ from ehrseq.tracking.spool import Spool
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATE = "run.json"
+
+
+class Dataset(NamedTuple):
+    """One split of the data: name, digest of the store, digest of the raw data, counts, and what it was used for."""
+
+    name: str
+    digest: str
+    source: str
+    counts: dict[str, int]
+    context: str
 
 
 class RunTracker:
@@ -98,6 +108,14 @@ class RunTracker:
     def table(self, columns: Mapping[str, list[Any]], path: str) -> None:
         """Log a table that MLflow's page shows."""
         self._submit(lambda: self._client.table(columns, path))
+
+    def datasets(self, splits: Sequence[Dataset]) -> None:
+        """Say which data the run used."""
+        self._submit(lambda: self._client.datasets(splits))
+
+    def register(self, folder: Path, given: Mapping[str, list[Any]], told: Mapping[str, list[Any]]) -> None:
+        """Put the model into the registry, under the name in the configuration; see `registry.register_model`."""
+        self._submit(lambda: self._client.register(self.config.registry, folder, given, told))
 
     def wait(self) -> None:
         """Wait until everything asked for so far was sent, or given up."""

@@ -6,15 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
-from ehrseq.metrics import Estimate, best_threshold, evaluate_utility
+from ehrseq.metrics import Estimate, best_threshold
+from ehrseq.metrics import evaluate_utility as utility_of
 from ehrseq.store import Store
+from ehrseq.workflows.runs import TrainedRun
 from ehrseq.workflows.scorers import Scorer
 
 UTILITY, THRESHOLD = "utility", "utility_threshold"
 
 
-def evaluate_alarms(
+def evaluate_utility(
     settings: Settings,
+    trained: TrainedRun,
     store: Store,
     scorer: Scorer,
     samples: NDArray[np.int64],
@@ -27,6 +30,7 @@ def evaluate_alarms(
 
     Args:
         settings: How to score `tuning`.
+        trained: The run.
         store: The data.
         scorer: Of the run.
         samples: (M,) sample numbers, in the order of the store, with whole stays.
@@ -34,13 +38,12 @@ def evaluate_alarms(
         **options: See `ehrseq.metrics.evaluate_utility`.
     """
     tuning = store.samples("tuning")
-    chosen = best_threshold(
-        store.subjects_of(tuning), _label(store, tuning), scorer.score(store, tuning, settings)[:, 0]
-    )
+    told = trained.recalibrate(scorer.score(store, tuning, settings), settings.recalibration)
+    chosen = best_threshold(store.subjects_of(tuning), _label(store, tuning), told[:, 0])
     if np.isnan(chosen.threshold):
         return {name: Estimate(None, None, None) for name in (UTILITY, THRESHOLD)}
     alarm = probability >= chosen.threshold
-    utility = evaluate_utility(store.subjects_of(samples), _label(store, samples), alarm, **options)
+    utility = utility_of(store.subjects_of(samples), _label(store, samples), alarm, **options)
     threshold = chosen.threshold if np.isfinite(chosen.threshold) else None
     return {UTILITY: utility, THRESHOLD: Estimate(threshold, None, None)}
 

@@ -25,7 +25,10 @@ RESULT = "audit.json"
 
 def audit_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """What determines this workflow's output."""
-    return {**train_key(settings, prepared), "evaluate": settings.evaluate.plain()}
+    return {
+        **train_key(settings, prepared),
+        "evaluate": {**bootstrap_options(settings), "split": settings.evaluate.split},
+    }
 
 
 def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:

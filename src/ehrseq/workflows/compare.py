@@ -43,7 +43,7 @@ from ehrseq.workflows.evaluate import bootstrap_options
 from ehrseq.workflows.ledger import find_ledger
 from ehrseq.workflows.matching import Unit, match
 from ehrseq.workflows.runs import TRAIN, TrainedRun
-from ehrseq.workflows.scored import HASHED, Scored, find_runs, has_utility, read_scored
+from ehrseq.workflows.scored import Scored, find_runs, has_utility, read_scored
 
 Floats = NDArray[np.float64]
 REPORT = "compare"
@@ -222,8 +222,7 @@ def _evaluate(run: Scored, settings: Settings) -> dict[str, Estimate]:
     outcome, prediction, subject = run.outcome(), run.prediction(), run.subject()
     estimates = evaluate_predictions(run.target, outcome, prediction, subject, **options)
     threshold = run.metrics.get(f"{run.split}/{THRESHOLD}", {}).get("value")
-    # Hours have to be in their order, which hashed keys do not tell.
-    if has_utility(run.target) and threshold is not None and run.keys != (HASHED,):
+    if has_utility(run.target) and threshold is not None:
         alarm = prediction[:, 0] >= threshold
         estimates[UTILITY] = evaluate_utility(subject, outcome[:, 0], alarm, **options)
     return estimates

@@ -23,20 +23,21 @@ from ehrseq.config.targets import (
     columns_of,
     prediction_names,
 )
-from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
+from ehrseq.files import atomic_folder, is_current, read_json, read_manifest, write_json, write_manifest
 from ehrseq.metrics import Estimate, evaluate_predictions
 from ehrseq.store import Store
 from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
 from ehrseq.tracking import RunTracker
-from ehrseq.workflows.alarms import evaluate_alarms
+from ehrseq.workflows.alarms import evaluate_utility
+from ehrseq.workflows.aspects import Aspects
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.forecasts import evaluate_forecasts
 from ehrseq.workflows.ledger import Ledger, record_look
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EVALUATE, TrainedRun
-from ehrseq.workflows.scorers import ForecastScorer
+from ehrseq.workflows.scorers import ForecastScorer, score_members
 
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+PREDICTIONS, METRICS, TABLES = "predictions.parquet", "metrics.json", "tables"
 Metrics = dict[str, dict[str, float | None]]
 
 
@@ -57,16 +58,21 @@ class Evaluated:
 
 def evaluate_key(settings: Settings, trained: TrainedRun) -> dict[str, Any]:
     """What determines this workflow's output."""
-    return {"weights": trained.weights_digest, "evaluate": settings.evaluate.plain()}
+    options = settings.evaluate.plain()
+    options.pop("individuals")  # who may be seen elsewhere; in the run folder everything is the same
+    return {"weights": trained.weights_digest, "evaluate": options, "recalibration": settings.recalibration}
 
 
 def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: RunTracker) -> Evaluated:
     """Score a run on a split it did not learn from.
 
-    Writes `evaluate/`: `predictions.parquet`, `metrics.json`, figures; of forecasts see `evaluate_forecasts`.
+    Writes `evaluate/`: `predictions.parquet`, `metrics.json`, tables and figures; of forecasts see
+    `evaluate_forecasts`.
 
     Raises:
         DataError: If the data are not those of the training.
+        RunError: If risks are to be mended and nothing was fitted for it.
+        ConfigError: If `evaluate.subgroups` names a code that the data do not have.
     """
     check_same_data(prepared, trained.key)
     key = evaluate_key(settings, trained)
@@ -81,26 +87,44 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
         options = bootstrap_options(settings)
         estimates: dict[str, Estimate] = {}
         if isinstance(scorer, ForecastScorer):
-            estimates, prediction = evaluate_forecasts(
+            estimates, raw = evaluate_forecasts(
                 settings, store, scorer, trained.preprocessor(), samples, staging, **options
             )
+            spread = None
         else:
-            prediction = scorer.score(store, samples, settings)
+            raw, spread = score_members(scorer, store, samples, settings)
+        prediction = trained.recalibrate(raw, settings.recalibration)
         target, outcome = trained.target(), store.arrays.sample_label[samples]
-        prediction_frame(store, target, samples, prediction, outcome).write_parquet(staging / PREDICTIONS)
-        estimates |= evaluate_predictions(target, outcome, prediction, store.subjects_of(samples), **options)
+        frame = prediction_frame(store, target, samples, prediction, outcome)
+        if spread is not None:
+            frame = frame.with_columns(pl.Series("spread", spread))
+            estimates["members/spread"] = Estimate(float(spread.mean()), None, None)
+        frame.write_parquet(staging / PREDICTIONS)
+        estimates |= evaluate_predictions(
+            target, outcome, prediction, store.subjects_of(samples), **options, stratified=settings.evaluate.stratified
+        )
         if isinstance(target, BinaryTarget) and target.utility == "sepsis2019":
-            estimates |= evaluate_alarms(settings, store, scorer, samples, prediction[:, 0], **options)
-        metrics = {f"{split}/{name}": plain(estimate) for name, estimate in estimates.items()}
+            estimates |= evaluate_utility(settings, trained, store, scorer, samples, prediction[:, 0], **options)
+        page = Aspects(settings, prepared, trained, store, scorer, samples, options)
+        findings = page.examine(target, outcome, prediction, raw, estimates, staging)
+        metrics = {f"{split}/{name}": plain(estimate) for name, estimate in findings.metrics.items()}
         if isinstance(target, BinaryTarget):
             ceiling = _planted_rule(prepared.dataset, store, samples, outcome[:, 0])
             if ceiling is not None:
                 metrics[f"{split}/planted_rule_auroc"] = {"value": ceiling, "ci_low": None, "ci_high": None}
-            _draw(outcome[:, 0], prediction[:, 0], staging, estimates)
-        elif isinstance(target, SeveralTarget):
-            _draw_parts(target, outcome, prediction, staging, estimates)
+        (staging / TABLES).mkdir()
+        for name, table in findings.tables.items():
+            table.write_csv(staging / TABLES / f"{name}.csv")
         write_json(staging / METRICS, metrics)
-        write_manifest(staging, EVALUATE, key, samples=len(samples))
+        facts = {
+            "split": split,
+            "level": settings.evaluate.level,
+            "source": prepared.source,
+            "data_digest": prepared.data_digest,
+            "store_digest": prepared.digest,
+            "splits": (read_manifest(prepared.store) or {}).get("splits", {}),
+        }
+        write_manifest(staging, EVALUATE, key, samples=len(samples), **facts)
     tracker.metrics(flatten(metrics), 0)
     return Evaluated(folder, metrics, _look(settings, prepared, trained))
 
@@ -187,13 +211,15 @@ def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
 def flatten(metrics: Metrics) -> dict[str, float]:
     """Metrics as MLflow takes them: `held_out/auroc`, `held_out/auroc_ci_low`, ...; undefined ones are left out.
 
-    Names of codes lose what MLflow does not allow in a name: `VITAL//heart_rate` becomes `VITAL/heart_rate`.
+    Figures of a section of their own, such as `held_out/at_youden/ppv`, go without their intervals, which would be most
+    of the page; tables have them. Names of codes lose what MLflow does not allow in a name: `VITAL//heart_rate` becomes
+    `VITAL/heart_rate`.
     """
     flat = {}
     for full_name, estimate in metrics.items():
         name = re.sub("/+", "/", re.sub(r"[^\w./ -]", "_", full_name)).rstrip("/")
         for part, value in estimate.items():
-            if value is not None:
+            if value is not None and (part == "value" or full_name.count("/") == 1 or "//" in full_name):
                 flat[name if part == "value" else f"{name}_{part}"] = value
     return flat
 
@@ -222,37 +248,3 @@ def _planted_rule(dataset: Path, store: Store, samples: NDArray[np.int64], label
     joined = wanted.join(truth, on=["subject_id", "prediction_time"], how="left", maintain_order="left", suffix="_true")
     value = auroc(label, joined["score"].to_numpy())
     return None if np.isnan(value) else float(value)
-
-
-def _draw_parts(
-    target: SeveralTarget,
-    outcome: NDArray[np.float32],
-    prediction: NDArray[np.float64],
-    folder: Path,
-    estimates: dict[str, Estimate],
-) -> None:
-    """The figures of each binary part, `<part>_roc.png`, ..., from what is known of it."""
-    for part in columns_of(target):
-        if isinstance(part.target, BinaryTarget):
-            prefix = f"{part.name}_"
-            label, probability = outcome[:, part.outcomes][:, 0], prediction[:, part.predictions][:, 0]
-            known = ~np.isnan(label)
-            own = {name.removeprefix(prefix): value for name, value in estimates.items() if name.startswith(prefix)}
-            _draw(label[known], probability[known], folder, own, prefix)
-
-
-def _draw(
-    label: NDArray[Any],
-    probability: NDArray[np.float64],
-    folder: Path,
-    estimates: dict[str, Estimate],
-    prefix: str = "",
-) -> None:
-    from ehrseq.metrics import figures
-
-    for draw, name in (
-        (figures.draw_roc, "roc"),
-        (figures.draw_precision_recall, "precision_recall"),
-        (figures.draw_calibration, "calibration"),
-    ):
-        draw(label, probability, folder / f"{prefix}{name}.png", estimates=estimates)

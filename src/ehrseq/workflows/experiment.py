@@ -1,4 +1,4 @@
-"""The whole way, as one tracked run: prepare, train, evaluate, explain, audit."""
+"""The whole way, as one tracked run: prepare, train, evaluate, explain, audit, report."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from threading import Thread
 
 from ehrseq.config.schema import Settings, Trees
 from ehrseq.files import is_current, read_json
-from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
+from ehrseq.workflows import audit, evaluate, explain, prepare, report, track, train
 from ehrseq.workflows.console import is_first
 from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.launch import launch, must_launch
@@ -64,6 +64,7 @@ def run(settings: Settings) -> Experiment:
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, folder, tracker)
         metrics = read_metrics(folder)
+        track.log_report(tracker, report.run(settings, folder))
         tracker.describe(track.describe(settings, prepared, folder, metrics, evaluated.ledger))
     return Experiment(folder, metrics, tracker.run_id)
 

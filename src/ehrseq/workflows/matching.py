@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Settings
 from ehrseq.errors import RunError
 from ehrseq.workflows.configurations import Configuration
-from ehrseq.workflows.scored import HASHED, Scored
-from ehrseq.workflows.track import pseudonymise
+from ehrseq.workflows.scored import KEYS, Scored
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,6 @@ def match(configurations: Sequence[Configuration[Scored]], settings: Settings) -
         RunError: If the configurations have predicted different examples, or the same ones with other labels.
     """
     runs = [(number, run) for number, item in enumerate(configurations) for run in item.runs]
-    runs = list(zip([number for number, _ in runs], _same_keys([run for _, run in runs], settings), strict=True))
     _check_same_task([run for _, run in runs])
     sets: dict[str, list[tuple[int, Scored]]] = {}
     for number, run in runs:
@@ -65,19 +62,6 @@ def match(configurations: Sequence[Configuration[Scored]], settings: Settings) -
     if complete:
         return [_unit(members, 0) for members in complete]
     return [_common(runs)]
-
-
-def _same_keys(runs: Sequence[Scored], settings: Settings) -> list[Scored]:
-    """All runs under hashed keys, where some have no others."""
-    if not any(HASHED in run.frame.columns for run in runs):
-        return list(runs)
-    hashed = []
-    for run in runs:
-        frame = run.frame
-        if HASHED not in frame.columns:
-            frame = pseudonymise(frame, Path(settings.paths.data)).sort(HASHED)
-        hashed.append(replace(run, frame=frame))
-    return hashed
 
 
 def _check_same_task(runs: Sequence[Scored]) -> None:
@@ -96,7 +80,7 @@ def _check_same_task(runs: Sequence[Scored]) -> None:
 
 def _digest(run: Scored) -> str:
     """Of the examples that a run predicted."""
-    return str(blake3(run.frame.select(run.keys).write_csv().encode()).hexdigest())
+    return str(blake3(run.frame.select(KEYS).write_csv().encode()).hexdigest())
 
 
 def _unit(members: Sequence[tuple[int, Scored]], left_out: int) -> Unit:
@@ -118,7 +102,7 @@ def _common(runs: Sequence[tuple[int, Scored]]) -> Unit:
     Raises:
         RunError: If that is nothing.
     """
-    keys = list(runs[0][1].keys)
+    keys = list(KEYS)
     common = runs[0][1].frame.select(keys)
     union = common
     for _, run in runs[1:]:

@@ -14,13 +14,13 @@ from ehrseq.config.load import change
 from ehrseq.config.schema import Loader, Settings, Trainer
 from ehrseq.config.targets import prediction_names
 from ehrseq.errors import RunError
-from ehrseq.files import digest_file, read_json, read_manifest, write_json
+from ehrseq.files import MANIFEST, digest_file, read_json, read_manifest, write_json
 from ehrseq.workflows import experiment
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.environment import environment, packages_used
 from ehrseq.workflows.evaluate import METRICS, PREDICTIONS
 from ehrseq.workflows.runs import CONFIG, EVALUATE, TRAIN, TrainedRun, find_run, open_run
-from ehrseq.workflows.scored import HASHED, KEYS
+from ehrseq.workflows.scored import KEYS
 from ehrseq.workflows.train import DATA, ENVIRONMENT
 
 Verdict = Literal["equal", "within tolerance", "different"]
@@ -89,7 +89,7 @@ def run(settings: Settings, reference: str, overrides: Sequence[str] = ()) -> Re
         RunError: If there is no such run, it has no predictions, or the folder is taken.
     """
     trained = find_run(reference, settings)
-    if not (trained.folder / EVALUATE / PREDICTIONS).is_file():
+    if not (trained.folder / EVALUATE / MANIFEST).is_file():
         raise RunError(f"{reference}: the run has no predictions to compare with; score it first: ehrseq evaluate")
     folder = Path(settings.output or f"reproductions/{trained.folder.name}")
     _clear(folder, settings.force)
@@ -225,17 +225,14 @@ def _compare(trained: TrainedRun, repeated: TrainedRun, tolerance: float) -> tup
     """How weights, predictions and metrics compare."""
     same = trained.weights_digest == repeated.weights_digest
     lines = [f"weights: {'identical' if same else 'different'} ({repeated.weights_digest[:16]})"]
+    metrics = [read_json(item.folder / EVALUATE / METRICS) for item in (trained, repeated)]
+    if not (trained.folder / EVALUATE / PREDICTIONS).is_file():
+        verdict, line = _compare_digests(trained, repeated, metrics, tolerance)
+        return verdict, [*lines, line, *_compare_metrics(*metrics)]
     columns = list(prediction_names(trained.target()))
     first, second = (pl.read_parquet(item.folder / EVALUATE / PREDICTIONS) for item in (trained, repeated))
-    keys: list[str] = list(KEYS)
-    if HASHED in first.columns:
-        # MLflow's copy does not say whose prediction each is: the rows are compared in the order of their values.
-        keys = []
-        second = second.drop(KEYS)
-        first = first.select(second.columns)
     outside = [name for name in second.columns if name not in columns]
-    first, second = (frame.sort(keys or [*outside, *columns]) for frame in (first, second))
-    verdict: Verdict
+    first, second = (frame.sort(KEYS) for frame in (first, second))
     if first.columns != second.columns or not first.select(outside).equals(second.select(outside)):
         lines.append(f"predictions: of other examples or labels ({first.height:,} then, {second.height:,} now)")
         verdict = "different"
@@ -246,9 +243,24 @@ def _compare(trained: TrainedRun, repeated: TrainedRun, tolerance: float) -> tup
         verdict = "different" if unknown or largest > tolerance else "within tolerance" if largest else "equal"
         how = "identical" if verdict == "equal" else f"largest difference {largest:.3g} (tolerance {tolerance:g})"
         lines.append(f"predictions: {how}, {first.height:,} histories")
-    metrics = [read_json(item.folder / EVALUATE / METRICS) for item in (trained, repeated)]
     lines += _compare_metrics(*metrics)
     return verdict, lines
+
+
+def _compare_digests(
+    trained: TrainedRun, repeated: TrainedRun, metrics: Sequence[Mapping[str, Any]], tolerance: float
+) -> tuple[Verdict, str]:
+    """How predictions compare of which MLflow has only the digest, as of all that is of single histories."""
+    one, other = (
+        (read_manifest(item.folder / EVALUATE) or {}).get("files", {}).get(PREDICTIONS) for item in (trained, repeated)
+    )
+    if one == other:
+        return "equal", "predictions: identical by their digest"
+    values = [{name: (item[name] or {}).get("value") for name in item} for item in metrics]
+    pairs = [(values[0].get(name), values[1].get(name)) for name in dict.fromkeys((*values[0], *values[1]))]
+    near = all(a == b or (a is not None and b is not None and abs(a - b) <= tolerance) for a, b in pairs)
+    how = f"metrics differ by at most {tolerance:g}" if near else "so are metrics"
+    return "within tolerance" if near else "different", f"predictions: of another digest; {how}"
 
 
 def _compare_metrics(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -7,17 +7,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Loader, Settings, Trainer, Trees
 from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
+from ehrseq.metrics.recalibration import Calibrator
 from ehrseq.preprocess import Preprocessor
 from ehrseq.tracking import describe_run_id
 from ehrseq.workflows.build import build_booster, build_model
 from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
+from ehrseq.workflows.recalibration import CALIBRATION, apply_calibrators, read_calibrators
 from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
@@ -91,6 +96,26 @@ class TrainedRun:
     def target(self) -> Target:
         """What it predicts, with the classes or labels that were found."""
         return read_target(read_json(self.folder / TRAIN / TARGET))
+
+    def recalibrate(self, prediction: NDArray[np.float64], method: str) -> NDArray[np.float64]:
+        """Predictions (M, P) mended by what was fitted on `tuning`; `none` changes nothing.
+
+        Raises:
+            RunError: If nothing was fitted.
+        """
+        if method == "none":
+            return prediction
+        calibrators = self.calibrators()
+        if not calibrators:
+            raise RunError(
+                f"recalibration={method}: nothing was fitted for it in {self.folder / TRAIN}; train again (force=true)"
+            )
+        return apply_calibrators(self.target(), calibrators, method, prediction)
+
+    def calibrators(self) -> dict[str, dict[str, Calibrator]]:
+        """How the run's risks can be mended: by the name of the prediction and of the method; empty where none was."""
+        path = self.folder / TRAIN / CALIBRATION
+        return read_calibrators(read_json(path)) if path.is_file() else {}
 
     def scorer(self) -> Scorer:
         """The network or the trees, or all members of an ensemble, ready to score histories."""

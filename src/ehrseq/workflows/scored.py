@@ -31,8 +31,6 @@ from ehrseq.workflows.runs import EVALUATE, TRAIN, TrainedRun, find_run
 
 Floats = NDArray[np.float64]
 KEYS = ("subject_id", "prediction_time")
-# What stands for the keys where MLflow's copy is all there is.
-HASHED = "history"
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,9 @@ class Scored(Finished):
     frame: pl.DataFrame
     metrics: Metrics
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The columns that say which history a row is of."""
-        return (HASHED,) if HASHED in self.frame.columns else KEYS
-
     def subject(self) -> NDArray[np.generic]:
-        """(N,) whose prediction each is; of hashed ones that do not tell, the history."""
-        for name in ("subject_id", "subject", HASHED):
-            if name in self.frame.columns:
-                return self.frame[name].to_numpy()
-        raise AssertionError
+        """(N,) whose prediction each is."""
+        return self.frame["subject_id"].to_numpy()
 
     def prediction(self) -> Floats:
         """(N, P), see `ehrseq.config.targets.prediction_names`."""
@@ -170,16 +160,18 @@ def read_scored(trained: TrainedRun) -> Scored:
     """
     place = trained.folder / EVALUATE
     if not (place / PREDICTIONS).is_file() or not (place / METRICS).is_file():
-        raise RunError(f"{trained.folder} has no predictions; score it first: ehrseq evaluate run={trained.folder}")
+        raise RunError(
+            f"{trained.folder} has no predictions; score it first: ehrseq evaluate run={trained.folder} (MLflow has "
+            "those of single histories only of runs with evaluate.individuals=true)"
+        )
     metrics: Metrics = read_json(place / METRICS)
     frame = pl.read_parquet(place / PREDICTIONS)
     target = trained.target()
     if isinstance(target, ForecastTarget) and "label" not in frame.columns:
         raise RunError(f"{trained.folder} foretells values and has no labels: there is nothing to compare by")
     split = next(iter(metrics)).split("/")[0]
-    keys = [HASHED] if HASHED in frame.columns else list(KEYS)
     finished = read_finished(trained)
-    return Scored(trained, finished.monitor, finished.score, target, split, frame.sort(keys), metrics)
+    return Scored(trained, finished.monitor, finished.score, target, split, frame.sort(KEYS), metrics)
 
 
 def outcomes_of(target: Target, frame: pl.DataFrame, prefix: str = "") -> NDArray[np.float32]:

@@ -124,6 +124,20 @@ class EnsembleScorer:
         return mean
 
 
+def score_members(
+    scorer: Scorer, store: Store, samples: NDArray[np.int64], settings: Settings
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The predictions (M, P), and of an ensemble how far its members are apart.
+
+    Returns:
+        The predictions, and the standard deviation of the members' first prediction, (M,); None where there is one.
+    """
+    if not isinstance(scorer, EnsembleScorer):
+        return scorer.score(store, samples, settings), None
+    each = np.stack([member.score(store, samples, settings) for member in scorer.members])
+    return each.mean(axis=0), each[:, :, 0].std(axis=0, ddof=1)
+
+
 @dataclass(frozen=True)
 class TreesScorer:
     """Trees, and what they read."""

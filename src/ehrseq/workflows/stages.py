@@ -15,9 +15,9 @@ from ehrseq.config.load import read_settings
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_file, atomic_folder, digest_json, read_json, write_json, write_manifest
 from ehrseq.tracking import RunTracker, describe_run_id
-from ehrseq.workflows import audit, evaluate, experiment, explain, prepare, track, train
+from ehrseq.workflows import audit, evaluate, experiment, explain, prepare, report, track, train
 from ehrseq.workflows.curves import write_curves
-from ehrseq.workflows.runs import EXPLAIN, TrainedRun, open_run
+from ehrseq.workflows.runs import EVALUATE, EXPLAIN, TrainedRun, open_run
 
 RESULTS = Path("results")
 PARAMS = Path("params.yaml")
@@ -59,6 +59,7 @@ def evaluate_stage() -> None:
         track.log_evaluation(tracker, result, settings)
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, RESULTS, tracker)
+        _report(settings, tracker)
         metrics = experiment.read_metrics(RESULTS)
         tracker.describe(track.describe(settings, prepared, RESULTS, metrics, result.ledger))
     with atomic_folder(RESULTS / "curves") as staging:
@@ -77,6 +78,13 @@ def explain_stage() -> None:
         _go_on(tracker, settings, prepared, trained)
         result = explain.run(settings, prepared, trained)
         track.log_explanation(tracker, result, settings)
+        _report(settings, tracker)
+
+
+def _report(settings: Settings, tracker: RunTracker) -> None:
+    """`results/report`, of what is there so far: the stages that it draws on come in any order."""
+    if (RESULTS / EVALUATE).is_dir():
+        track.log_report(tracker, report.run(settings, RESULTS))
 
 
 def link_stage() -> None:

@@ -6,19 +6,20 @@ from pathlib import Path
 from ehrseq.config.load import load_settings, overlay
 from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, RunError
-from ehrseq.workflows import evaluate, experiment, explain, predict, prepare, track
+from ehrseq.workflows import evaluate, experiment, explain, predict, prepare, report, track
 from ehrseq.workflows.console import is_first
 from ehrseq.workflows.evaluate import Metrics
 from ehrseq.workflows.runs import TRAIN, TrainedRun, find_run, open_run, run_folder
 
 # What may differ from the run's own settings when a finished run is named.
-_FREE = ("evaluate", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
+_FREE = ("evaluate", "recalibration", "explain", "loader", "trainer", "tracking", "paths", "run", "output", "force")
 _REPEATED = ("tracking", "paths", "output", "force", "reproduce")
 _COMPARED = ("compare", "evaluate", "tracking", "paths", "output")
 
 
 def table(metrics: Metrics) -> str:
-    """Metrics as aligned lines: name, value, interval."""
+    """The headline metrics as aligned lines: name, value, interval; sections of their own stay in the files."""
+    metrics = {name: item for name, item in metrics.items() if name.count("/") == 1 or "//" in name}
     width = max(len(name) for name in metrics)
     rows = [
         f"{name:<{width}}  {track.number(item['value']):>9}  {track.interval(item)}" for name, item in metrics.items()
@@ -126,6 +127,25 @@ def _only(chosen: set[str], free: Sequence[str], words: Sequence[str]) -> list[s
         if section not in free:
             raise ConfigError(f"{word}: only {', '.join(free)} may be given here; the runs have fixed all else")
     return overrides
+
+
+def report_and_tell(words: Sequence[str], extra: Path | None) -> None:
+    """Write the report of a run; a word without `=` names the run."""
+    named = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word] + [f"run={word}" for word in named[:1]]
+    if len(named) > 1:
+        raise ConfigError(f"report takes one run, not {', '.join(named)}")
+    settings = load_settings(overrides, extra)
+    if settings.run is None:
+        raise ConfigError("report needs the run: ehrseq report <run folder or MLflow run id>")
+    trained = find_run(settings.run, settings)
+    settings = overlay(trained.settings, overrides, extra, _FREE)
+    target = Path(settings.output) if settings.output else None
+    with track.tracked(settings, trained.folder) as tracker:
+        tracker.start()
+        result = report.run(settings, trained.folder, target)
+        track.log_report(tracker, result)
+    print(f"report:      {result.page}")
 
 
 def predict_and_tell(overrides: Sequence[str], extra: Path | None) -> None:

@@ -1,29 +1,31 @@
 """What a run shows in MLflow: parameters, tags, files, tables, and the text at the top of its page.
 
-No subject identifier, prediction time or raw value goes there unless `tracking.individuals` is true: tables of single
-histories carry a keyed hash instead, whose key stays in the data folder.
+No subject identifier, date or value of a single person goes there unless `evaluate.individuals` is true: by default
+tables and figures of single histories stay in the run folder, and counts of a few persons are left out.
 """
 
-import hashlib
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ehrseq.config.schema import Settings
 from ehrseq.errors import InterruptedBySignalError
-from ehrseq.files import atomic_file, read_json, read_manifest
-from ehrseq.tracking import RunTracker
-from ehrseq.workflows import evaluate, explain
+from ehrseq.files import MANIFEST, read_json, read_manifest
+from ehrseq.metrics import headline
+from ehrseq.reporting import CARD, CHECKLIST, Page
+from ehrseq.reporting import REPORT as PAGE
+from ehrseq.reporting.page import INDIVIDUAL
+from ehrseq.tracking import Dataset, RunTracker
+from ehrseq.workflows import evaluate, explain, report
 from ehrseq.workflows.console import say
 from ehrseq.workflows.ledger import Ledger
-from ehrseq.workflows.prepare import REPORT, Prepared, count_samples
+from ehrseq.workflows.prepare import Prepared, count_samples
 from ehrseq.workflows.runs import AUDIT, CONFIG, EVALUATE, EXPLAIN, TRAIN, TrainedRun
+from ehrseq.workflows.serving import ServedRun, example_events
 from ehrseq.workflows.train import ENVIRONMENT
 
 _TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table is an artifact beside it
@@ -79,8 +81,15 @@ def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -
     # Everything `ehrseq predict run=<MLflow run id>` needs.
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {f"{TRAIN}/{path.relative_to(folder).as_posix()}": path for path in files}
-    tracker.artifacts(named | {f"data/{REPORT}": prepared.store / REPORT})
+    tracker.artifacts(named)
+    minimum = trained.settings.evaluate.min_group
+    _log_frame(tracker, cleaning_report(prepared.report(), minimum), "data/report")
+    tracker.datasets(datasets_of(prepared))
     git = read_json(folder / ENVIRONMENT)["git"]
+    if tracker.config.registry is not None:
+        events = example_events(trained.preprocessor())
+        told = ServedRun(trained).score(events)
+        tracker.register(folder, events.to_dict(as_series=False), told.to_dict(as_series=False))
     tags = {"ehrseq.weights_digest": trained.weights_digest[:16]}
     if git:
         tags |= {"mlflow.source.git.commit": git["commit"], "ehrseq.git_changed": str(git["changed"]).lower()}
@@ -88,103 +97,121 @@ def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -
 
 
 def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings: Settings) -> None:
-    """Figures, metrics.json and predictions."""
+    """Figures, metrics.json and tables; predictions of single histories only where that was asked for."""
     folder = evaluated.folder
     if evaluated.ledger.looks:
         ledger = evaluated.ledger
         tracker.tags(
             {f"ehrseq.{ledger.split}_looks": f"models {len(ledger.looks)}, configurations {ledger.configurations}"}
         )
-    tracker.artifacts(
-        {f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]}
-    )
-    _log_table(tracker, pl.read_parquet(folder / evaluate.PREDICTIONS), f"{EVALUATE}/predictions", settings)
+    files = [
+        *sorted(folder.glob("*.png")),
+        folder / evaluate.METRICS,
+        folder / MANIFEST,  # with the digest of the predictions, by which a repetition is told to be the same
+        *sorted((folder / evaluate.TABLES).glob("*.csv")),
+    ]
+    tracker.artifacts({f"{EVALUATE}/{path.relative_to(folder).as_posix()}": path for path in files})
+    for path in sorted((folder / evaluate.TABLES).glob("*.csv")):
+        _show(tracker, pl.read_csv(path, infer_schema_length=None), f"{EVALUATE}/{path.stem}")
+    name = f"{settings.evaluate.split}/{headline(settings.task.target)}"
+    if (estimate := evaluated.metrics.get(name)) is not None:
+        words = f"{name} {number(estimate['value'])} {interval(estimate)}".strip()
+        tracker.tags({"ehrseq.headline": words, "ehrseq.recalibration": settings.recalibration})
     names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
     columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
     tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
+    if settings.evaluate.individuals:
+        _log_frame(tracker, pl.read_parquet(folder / evaluate.PREDICTIONS), f"{EVALUATE}/predictions")
 
 
 def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings) -> None:
-    """Heat map, timelines and the attention table."""
+    """Figures and tables of all; those of single histories only where that was asked for."""
     folder = explained.folder
     files = [*sorted(folder.glob("*.png")), folder / explain.COHORT]
-    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files})
-    _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings)
+    shown = [path for path in files if settings.evaluate.individuals or not path.name.startswith(INDIVIDUAL)]
+    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in shown})
+    if settings.evaluate.individuals:
+        _log_frame(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention")
 
 
-def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings) -> None:
-    """A table of single histories: whole as parquet, its beginning as a table on the page."""
-    if not settings.tracking.individuals:
-        frame = pseudonymise(frame, Path(settings.paths.data))
+def log_report(tracker: RunTracker, reported: report.Reported) -> None:
+    """The report, the model card and the checklist."""
+    tracker.artifacts({f"report/{name}": reported.folder / name for name in (PAGE, CARD, CHECKLIST)})
+
+
+def cleaning_report(table: pl.DataFrame, minimum: int) -> pl.DataFrame:
+    """What became of each code, without codes of so few events that they may be one person's."""
+    return table.filter(pl.col("events") >= minimum)
+
+
+def datasets_of(prepared: Prepared) -> list[Dataset]:
+    """The splits, as MLflow has data: name, digest, how many, what for."""
+    counts = (read_manifest(prepared.store) or {}).get("splits", {})
+    contexts = {"train": "training", "tuning": "validation", "held_out": "testing"}
+    return [
+        Dataset(f"{prepared.source}-{split}", prepared.digest, prepared.data_digest, counts[split], context)
+        for split, context in contexts.items()
+        if split in counts
+    ]
+
+
+def _log_frame(tracker: RunTracker, frame: pl.DataFrame, path: str) -> None:
+    """A table: whole as parquet, its beginning as a table on the page."""
     with TemporaryDirectory(prefix="ehrseq-track-") as folder:
         file = Path(folder) / f"{path.rpartition('/')[2]}.parquet"
         frame.write_parquet(file)
         tracker.artifacts({f"{path}.parquet": file})
-        head = frame.head(_TABLE_ROWS).with_columns(pl.selectors.temporal().cast(pl.String))
-        tracker.table(head.to_dict(as_series=False), f"{path}_table.json")
+        _show(tracker, frame, path)
         tracker.wait()  # the file lives no longer than this block
 
 
-def pseudonymise(frame: pl.DataFrame, data: Path) -> pl.DataFrame:
-    """Put keyed hashes in the place of subject and prediction time (BLAKE2b, 64 bits): `history` of both, `subject`.
-
-    The key is made once for each data folder and never leaves it; without it the hashes tell nothing.
-    """
-    key_file = data / "pseudonym.key"
-    if not key_file.is_file():
-        with atomic_file(key_file) as staging:
-            staging.write_bytes(secrets.token_bytes(32))
-            staging.chmod(0o600)
-    key = key_file.read_bytes()
-    columns = ["subject_id", "prediction_time"]
-    histories = frame.select(columns).unique(maintain_order=True)
-
-    def hashes(rows: Iterable[object]) -> list[str]:
-        return [hashlib.blake2b(repr(row).encode(), digest_size=8, key=key).hexdigest() for row in rows]
-
-    names, people = hashes(histories.iter_rows()), hashes(histories["subject_id"])
-    hashed = histories.with_columns(pl.Series("history", names), pl.Series("subject", people))
-    rest = [name for name in frame.columns if name not in columns]
-    # Sorted by the hash: the order of the rows must not give the order of the identifiers away.
-    order = pl.Series("_order", np.arange(frame.height))
-    joined = frame.with_columns(order).join(hashed, on=columns, how="left").sort("history", "_order")
-    return joined.select("history", "subject", *rest)
+def _show(tracker: RunTracker, frame: pl.DataFrame, path: str) -> None:
+    """The beginning of a table, on the page."""
+    head = frame.head(_TABLE_ROWS).with_columns(pl.selectors.temporal().cast(pl.String))
+    tracker.table(head.to_dict(as_series=False), f"{path}_table.json")
 
 
 def describe(
     settings: Settings, prepared: Prepared, folder: Path, metrics: evaluate.Metrics, ledger: Ledger | None = None
 ) -> str:
-    """The text at the top of the run's page, in Markdown."""
-    split = settings.evaluate.split
+    """The text at the top of the run's page, in Markdown: headline figures, and where everything else is."""
     counts = (read_manifest(prepared.store) or {}).get("splits", {})
     training = read_manifest(folder / TRAIN) or {}
-    lines = [
-        f"## {settings.model.name} on {prepared.dataset.name.rpartition('-')[0]}, {settings.task.name}",
-        "",
-        f"| metric ({split}) | value | {settings.evaluate.level:.0%} interval |",
-        "| --- | --- | --- |",
-    ]
+    page = Page.of_run(folder, individuals=False)
+    lines = [f"## {page.title}", "", *[f"{sentence}\n" for sentence in [*page.sentences, page.verdict] if sentence]]
+    lines += [f"| metric | value | {settings.evaluate.level:.0%} interval |", "| --- | --- | --- |"]
     for name, estimate in metrics.items():
-        lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
-    sizes = ", ".join(f"{name} {count_samples(part)}" for name, part in counts.items())
+        if name.count("/") == 1 or "//" in name:
+            lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
     if ledger is not None and ledger.looks:
         lines += ["", f"**Looks** {ledger.tell()}; what is the best of many looks flatters itself"]
+    order = [name for name in ("train", "tuning", "held_out") if name in counts]
+    sizes = ", ".join(f"{name} {count_samples(counts[name])}" for name in order)
+    figures = ", ".join(f"`{path}`" for path in _figures(folder))
+    tables = ", ".join(f"`{EVALUATE}/{name}_table.json`" for name in page.tables)
     lines += [
+        "",
+        f"**Report** `report/{PAGE}` (everything, interactive, can be mailed), `report/{CARD}`, `report/{CHECKLIST}`",
+        "",
+        f"**Figures** {figures}",
+        "",
+        f"**Tables** {tables}, `data/report_table.json` (cleaning)",
         "",
         f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",
         "",
         f"**Training** best epoch {training.get('best_epoch')} of {training.get('epochs')} by "
         f"{training.get('monitor')}, seed {settings.seed}",
         "",
-        "**Figures** `evaluate/roc.png`, `evaluate/precision_recall.png`, `evaluate/calibration.png`, "
-        "`explain/cohort_attention.png`, `explain/timeline_*.png`",
-        "",
-        "**Tables** `evaluate/predictions_table.json`, `explain/attention_table.json`, `data/report.csv` (cleaning)",
-        "",
         f"**Again** all settings are in `{TRAIN}/{CONFIG}`, packages and code version in `{TRAIN}/{ENVIRONMENT}`; "
         f"run folder `{folder}`" + (f"; control in `{AUDIT}/`" if settings.audit.shuffled_labels else ""),
     ]
     return "\n".join(lines)
+
+
+def _figures(folder: Path) -> list[str]:
+    """The figures that are on the page, by their artifact paths."""
+    paths = [path for part in (EVALUATE, EXPLAIN) for path in sorted((folder / part).glob("*.png"))]
+    return [path.relative_to(folder).as_posix() for path in paths if not path.name.startswith(INDIVIDUAL)]
 
 
 def number(value: float | None) -> str:

@@ -15,6 +15,7 @@ from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn_members
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.pretrained import find_start
+from ehrseq.workflows.recalibration import CALIBRATION, fit_calibrators
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT, DATA = "history.csv", "environment.json", "data.json"
@@ -35,8 +36,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors), or trees (text) and the gain of each feature; settings, fitted
-    preprocessing, what the data were made from, history of the figures, environment. Meanwhile `checkpoints/` holds
-    what a killed training goes on from.
+    preprocessing, how its risks can be mended, what the data were made from, history of the figures, environment.
+    Meanwhile `checkpoints/` holds what a killed training goes on from.
 
     Args:
         settings: What and how.
@@ -70,6 +71,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, store.meta["target"])
+        write_json(staging / CALIBRATION, fit_calibrators(settings, store, learned.scorer))
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())

@@ -5,7 +5,7 @@ from sklearn import metrics as reference
 
 from ehrseq import metrics
 from ehrseq.metrics.binary import mass_bins
-from ehrseq.metrics.figures import wilson
+from ehrseq.metrics.calibration import wilson
 from ehrseq.metrics.intervals import METRICS, bootstrap
 
 Floats = NDArray[np.float64]

@@ -208,3 +208,55 @@ def test_every_kind_has_a_headline_among_its_metrics(kind: str) -> None:
     assert headline(read_target(plain)) in evaluate(plain, outcome, prediction)
     both = {"kind": "several", "parts": {"one": {"target": plain}, "two": {"target": {"kind": "binary"}}}}
     assert headline(read_target(both)) == f"one_{headline(read_target(plain))}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_survival_with_censoring_agrees_with_scikit_survival(seed: int) -> None:
+    from sksurv.metrics import brier_score, concordance_index_censored, cumulative_dynamic_auc
+    from sksurv.util import Surv
+
+    random = np.random.default_rng(seed)
+    risk = random.random(250)
+    event_at, censored_at = random.exponential(60 / (0.3 + risk)), random.exponential(80, 250)
+    hours, event = np.minimum(event_at, censored_at), event_at <= censored_at
+    # In the precision that outcomes are kept in, so that both see the same ties.
+    hours = hours.astype(np.float32).astype(np.float64)
+    edges = [20.0, 50.0, 90.0]
+    incidence = np.clip(np.column_stack([risk * share for share in (0.3, 0.6, 0.9)]), 0, 1)
+    target = {"kind": "survival", "edges": edges}
+    found = evaluate_predictions(
+        read_target(target), np.column_stack([hours, event]).astype(np.float32), incidence, np.arange(250), replicates=0
+    )
+    known = Surv.from_arrays(event, hours)
+    areas, _ = cumulative_dynamic_auc(known, known, incidence, edges)
+    _, briers = brier_score(known, known, 1 - incidence, edges)
+    for edge, area, score in zip(edges, areas, briers, strict=True):
+        assert found[f"auroc_{edge:g}h"].value == pytest.approx(area, abs=1e-9)
+        assert found[f"brier_{edge:g}h"].value == pytest.approx(score, abs=1e-9)
+    assert found["integrated_brier"].value == pytest.approx(np.mean(briers), abs=1e-9)
+    assert found["c_index"].value == pytest.approx(
+        concordance_index_censored(event, hours, incidence[:, -1])[0], abs=1e-9
+    )
+
+
+def test_survival_without_events_is_undefined() -> None:
+    outcome = np.column_stack([np.full(20, 50.0), np.zeros(20)]).astype(np.float32)
+    found = evaluate_predictions(
+        read_target({"kind": "survival", "edges": [24, 48]}), outcome, RNG.random((20, 2)), np.arange(20), replicates=10
+    )
+    for name in ("c_index", "auroc_24h", "auroc_48h"):
+        assert found[name].value is None
+
+
+def test_classes_agree_with_scikit_learn_beyond_accuracy() -> None:
+    truth, prediction = RNG.integers(0, 4, N), RNG.dirichlet(np.ones(4), N)
+    target = read_target({"kind": "multiclass", "classes": ["a", "b", "c", "d"]})
+    found = evaluate_predictions(target, truth[:, None].astype(np.float32), prediction, np.arange(N), replicates=0)
+    chosen = prediction.argmax(axis=1)
+    assert found["macro_f1"].value == pytest.approx(reference.f1_score(truth, chosen, average="macro"), abs=1e-9)
+    assert found["kappa"].value == pytest.approx(reference.cohen_kappa_score(truth, chosen), abs=1e-9)
+    one = evaluate_predictions(
+        target, np.zeros((N, 1), np.float32), np.tile([0.7, 0.1, 0.1, 0.1], (N, 1)), np.arange(N)
+    )
+    assert one["macro_auroc"].value is None
+    assert one["kappa"].value is None

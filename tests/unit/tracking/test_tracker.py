@@ -12,7 +12,7 @@ from ehrseq.tracking import RunTracker, Spool
 
 
 def config(uri: str) -> Tracking:
-    return Tracking(enabled=True, uri=uri, experiment="test", individuals=False)
+    return Tracking(enabled=True, uri=uri, experiment="test", registry=None)
 
 
 def record(folder: Path, uri: str, epochs: range, warnings: list[str], fresh: bool = False) -> str | None:
@@ -55,7 +55,7 @@ def test_a_deleted_database_gets_everything_again(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from ehrseq.config.schema import Tracking; from ehrseq.tracking import RunTracker\n"
         "folder, uri = Path(sys.argv[1]), sys.argv[2]\n"
-        "config = Tracking(enabled=True, uri=uri, experiment='test', individuals=False)\n"
+        "config = Tracking(enabled=True, uri=uri, experiment='test', registry=None)\n"
         "tracker = RunTracker(folder, config, 'name', print)\n"
         "tracker.start(); tracker.finish('FINISHED')\n"
         "from mlflow.tracking import MlflowClient\n"
@@ -83,7 +83,7 @@ def test_many_processes_on_a_new_database(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from ehrseq.config.schema import Tracking; from ehrseq.tracking import RunTracker\n"
-        "config = Tracking(enabled=True, uri=sys.argv[2], experiment='e', individuals=False)\n"
+        "config = Tracking(enabled=True, uri=sys.argv[2], experiment='e', registry=None)\n"
         "tracker = RunTracker(Path(sys.argv[1]), config, 'n', print)\n"
         "tracker.start(True); [tracker.metrics({'loss': i}, i) for i in range(20)]; tracker.finish('FINISHED')"
     )
