@@ -26,7 +26,7 @@ def find_misfit(settings: "Settings") -> str | None:
         or _forecast(settings)
         or _representation(settings, model)
         or _steps(settings, model)
-        or _explanation(settings, model)
+        or _explanation(settings)
     )
 
 
@@ -41,7 +41,7 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     if settings.pretrained is not None:
         return f"pretrained={settings.pretrained} is for networks, not model={model.name}"
     if settings.explain.enabled:
-        return f"model={model.name} has no attention to explain; use explain=none"
+        return f"model={model.name} is not a network, which explanations are of; use explain=none"
     return None
 
 
@@ -113,12 +113,7 @@ def _steps(settings: "Settings", model: "Model") -> str | None:
     return None
 
 
-def _explanation(settings: "Settings", model: "Model") -> str | None:
-    if not settings.explain.enabled:
-        return None
-    if settings.outputs == "steps":
-        return "outputs=steps: attention is over whole histories; use explain=none"
-    if not (model.pooling.gives_attention or model.encoder.gives_attention):
-        short = model.pooling.target.rpartition(".")[2]
-        return f"explain=attention: model.pooling {short} gives no weights; use model/pooling=attention or explain=none"
+def _explanation(settings: "Settings") -> str | None:
+    if settings.explain.enabled and settings.outputs == "steps":
+        return "outputs=steps: explanations are of whole histories; use explain=none"
     return None

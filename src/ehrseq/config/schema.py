@@ -213,11 +213,17 @@ class Evaluate(Section):
 
 
 class Explain(Section):
-    """Which histories are explained."""
+    """Which histories are explained, by what, and on how many the explainers are judged."""
 
     enabled: bool
     split: SplitName
+    explainers: Annotated[tuple[str, ...], Field(min_length=1)]
+    samples: PositiveInt | None
+    judged: PositiveInt
+    steps: PositiveInt
+    window_hours: PositiveFloat
     timelines: NonNegativeInt
+    seed: NonNegativeInt
 
 
 class Audit(Section):

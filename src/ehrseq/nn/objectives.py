@@ -86,6 +86,11 @@ class Objective(nn.Module, ABC):
         return self.predict(output)[:, -1]
 
 
+    def score(self, output: Tensor) -> Tensor:
+        """One number a history, (B,), on the scale on which explanations add up; the risk, where there is none better."""
+        return self.risk(output)
+
+
 class BinaryObjective(Objective):
     """Weighted binary cross-entropy, a logit a label; of one label or of several.
 
@@ -135,6 +140,10 @@ class BinaryObjective(Objective):
     def predict(self, output: Tensor) -> Tensor:
         """Probabilities, (B, P)."""
         return torch.sigmoid(output)
+
+    def score(self, output: Tensor) -> Tensor:
+        """The logit of the last label, (B,)."""
+        return output[:, -1]
 
 
 class MulticlassObjective(Objective):
@@ -436,6 +445,10 @@ class SeveralObjective(Objective):
     def risk(self, output: Tensor) -> Tensor:
         """That of the first part, (B,)."""
         return self._objectives()[0].risk(output[:, : self.sizes[0]])
+
+    def score(self, output: Tensor) -> Tensor:
+        """That of the first part, (B,)."""
+        return self._objectives()[0].score(output[:, : self.sizes[0]])
 
 
 def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:

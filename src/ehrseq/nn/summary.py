@@ -13,6 +13,7 @@ from ehrseq.nn.pieces import KNOTS, pieces
 
 # Of logarithms of counts, of deviations and of scaled hours, which are never negative.
 _AMOUNT_KNOTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
+_LEAST_COUNT = 1e-6  # of observations, where there are none
 # Under the root, so that the deviation of equal values is not made of rounding errors.
 _LEAST_VARIANCE = 0.01
 
@@ -97,10 +98,7 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
-        figures, amounts, seen = self._summary(values, observed, hours_since, hours_before)
-        return self._read(
-            last_state(figures, lengths), last_state(amounts, lengths), last_state(seen, lengths), statics
-        )
+        return self._read(*self._at_end(values, observed, hours_since, hours_before, lengths), statics)
 
     def steps(
         self,
@@ -118,6 +116,40 @@ class SummaryNetwork(nn.Module):
         """
         known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
         return self._read(*self._summary(values, observed, hours_since, hours_before), known)
+
+    def _at_end(
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_summary` gives at the last step of each history, without the way there: a fraction of the work.
+
+        It is written so that it fades smoothly with what was observed: explanations go from 0 to 1 of it.
+        """
+        last = lengths.clamp(min=1)[:, None]
+        step = torch.arange(values.shape[1], device=values.device)
+        real = (step < last).to(values.dtype)
+        observed = observed.to(values.dtype) * real.unsqueeze(-1)
+        # All steps, and the last w of them: rows of weights, so that every sum over steps is one product.
+        recent = [real, *(real * (step >= last - window) for window in self.windows)]
+        weights = torch.stack(recent, 1)
+        totals, counts = weights @ values, weights @ observed
+        total, count = totals[:, 0], counts[:, 0]
+        here, measured = observed > 0, values * observed
+        seen, some = observed.amax(1), count.clamp(min=_LEAST_COUNT)
+        mean = measured.sum(1) / some
+        first = (measured * (here & (here.cumsum(1, dtype=torch.int32) == 1))).sum(1)
+        most = torch.finfo(values.dtype).max
+        high = torch.where(here, values, -most).amax(1)
+        low = torch.where(here, values, most).amin(1)
+        variance = ((values * measured).sum(1) / some - mean**2).clamp(min=0)
+        ends = (values, hours_since, (hours_before[:, :1] - hours_before).unsqueeze(-1))
+        final, since, hours_in = (last_state(part, lengths) for part in ends)
+        figures = [total / last, final, high * seen, low * seen, mean, first, (final - first) * seen]
+        amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, scale_hours(since)]
+        for number, window in enumerate(self.windows, start=1):
+            figures.append(totals[:, number] / last.clamp(max=window))
+            amounts.append(torch.log1p(counts[:, number]) / 2)
+        amounts.append(scale_hours(hours_in).to(values.dtype))
+        return torch.cat(figures, -1), torch.cat(amounts, -1), seen
 
     def _summary(
         self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor

@@ -5,6 +5,7 @@ histories carry a keyed hash instead, whose key stays in the data folder.
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.config.schema import Settings
-from ehrseq.files import atomic_file, read_json, read_manifest
+from ehrseq.files import MANIFEST, atomic_file, read_json, read_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows import evaluate, explain
 from ehrseq.workflows.console import say
@@ -94,11 +95,22 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
 
 
 def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings) -> None:
-    """Heat map, timelines and the attention table."""
+    """The verdict with its figures, what matters in the cohort, timelines; the attention table, where there is one.
+
+    What events of single persons contribute, and the pages that show their values, go there only with
+    `tracking.individuals`.
+    """
     folder = explained.folder
-    files = [*sorted(folder.glob("*.png")), folder / explain.COHORT]
-    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files})
-    _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings)
+    curves = re.compile(r"/(lost|won)_\d+$")
+    tracker.metrics(evaluate.flatten({n: e for n, e in explained.metrics.items() if not curves.search(n)}), 0)
+    files = [*sorted(folder.glob("*.png")), *sorted(folder.glob("*.json")), *sorted(folder.glob("*.csv"))]
+    files += [folder / name for name in (explain.IMPORTANCE, explain.DEPENDENCE, explain.SUBGROUPS)]
+    if settings.tracking.individuals:
+        files += [*sorted(folder.glob("*.html")), folder / explain.ATTRIBUTIONS]
+    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files if path.name != MANIFEST})
+    tracker.tags({"ehrseq.verdict": explained.sentence})
+    if (folder / explain.ATTENTION).is_file():
+        _log_table(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention", settings)
 
 
 def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Settings) -> None:
