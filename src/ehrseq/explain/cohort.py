@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -82,7 +83,8 @@ class Cohort:
         shape, times = (len(histories), len(self.codes)), (len(histories), len(_EDGES) - 1)
 
         def total(index: NDArray[np.int64], weight: Floats, rows: NDArray[np.int64], size: tuple[int, int]) -> Floats:
-            return np.bincount(rows * size[1] + index, weight, minlength=size[0] * size[1]).reshape(size)
+            sums = np.bincount(rows * size[1] + index, weight, minlength=size[0] * size[1])
+            return sums.astype(np.float64).reshape(size)
 
         for name, attribution in found.items():
             own = attribution.parts.double().cpu().numpy()[row, part]
@@ -100,9 +102,7 @@ class Cohort:
         np.maximum.at(oldest, row[timed], hours[timed])
         self.reach.append(np.array(_EDGES[:-1])[None] <= oldest[:, None])
 
-    def importance(
-        self, subjects: NDArray[np.generic], *, replicates: int, seed: int, level: float
-    ) -> pl.DataFrame:
+    def importance(self, subjects: NDArray[np.generic], *, replicates: int, seed: int, level: float) -> pl.DataFrame:
         """Mean weights with bootstrap intervals by subject.
 
         Returns:
@@ -119,7 +119,7 @@ class Cohort:
             names = pl.DataFrame({"kind": "code", "name": self.codes, "hours_from": None, "hours_to": None})
             frames.append(_means(explainer, names, weight, signed, has.sum(0), draws, level))
             times = np.concatenate(self.by_time[explainer])
-            labels = [f"{low:g} to {high:g} h" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
+            labels = [f"{low:g} to {high:g} h" for low, high in pairwise(_EDGES)]
             stretches = pl.DataFrame(
                 {"kind": "time", "name": labels, "hours_from": _EDGES[:-1], "hours_to": _EDGES[1:]}, strict=False
             )
@@ -160,8 +160,8 @@ class Cohort:
             .sort("name", "group")
         )
         low, high = pl.col("contribution") - pl.col("half"), pl.col("contribution") + pl.col("half")
-        columns = [pl.col("name").alias("code"), "group", "value", "contribution"]
-        return grouped.select(*columns, low.alias("ci_low"), high.alias("ci_high"), "events", "histories")
+        columns = [pl.col("name").alias("code"), pl.col("group", "value", "contribution")]
+        return grouped.select(*columns, low.alias("ci_low"), high.alias("ci_high"), pl.col("events", "histories"))
 
     def subgroups(
         self, explainer: str, subjects: NDArray[np.generic], *, replicates: int, seed: int, level: float
@@ -169,8 +169,8 @@ class Cohort:
         """How much more each code weighs for those who have a static code than for all others.
 
         Returns:
-            `subgroup`, `code`, `inside`, `outside` (mean weights), `difference`, `ci_low`, `ci_high`, `histories` inside;
-            only subgroups with at least 11 histories on either side.
+            `subgroup`, `code`, `inside`, `outside` (mean weights), `difference`, `ci_low`, `ci_high`, `histories`
+            inside; only subgroups with at least 11 histories on either side.
         """
         has = np.concatenate(self.has)
         weight = np.concatenate([chunk[0] for chunk in self.by_code[explainer]])
@@ -186,10 +186,13 @@ class Cohort:
                 spread = drawn[0][:, code] - drawn[1][:, code]
                 low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2]) if len(spread) else (None, None)
                 own, other = float(means[0][0, code]), float(means[1][0, code])
-                rows.append((self.codes[number], self.codes[code], own, other, own - other, low, high, int(inside.sum())))
+                rows.append(
+                    (self.codes[number], self.codes[code], own, other, own - other, low, high, int(inside.sum()))
+                )
         names = ["subgroup", "code", "inside", "outside", "difference", "ci_low", "ci_high", "histories"]
         types = [pl.String, pl.String, *[pl.Float64] * 5, pl.Int64]
         return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")
+
 
 def _group_means(weight: Floats, mask: NDArray[np.bool_], draws: Floats | None = None) -> Floats:
     weights = mask[None].astype(np.float64) if draws is None else draws * mask

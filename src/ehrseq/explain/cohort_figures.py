@@ -11,6 +11,7 @@ import polars as pl
 from ehrseq.explain.faithfulness import FRACTIONS
 from ehrseq.explain.judge import RANDOM, UNTRAINED
 from ehrseq.explain.person import Glossary
+from ehrseq.explain.rows import shorten
 from ehrseq.explain.verdict import Verdict, words_for
 from ehrseq.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, new_figure
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, "black")
 _CODES = 20
+_WEIGHT = "mean contribution a history, without its sign"
 
 
 def draw_importance(importance: pl.DataFrame, explainer: str, glossary: Glossary, path: Path) -> None:
@@ -35,13 +37,14 @@ def draw_importance(importance: pl.DataFrame, explainer: str, glossary: Glossary
     times = own.filter(pl.col("kind") == "time").sort("hours_from")
     with new_figure(path, 11.0, 1.2 + 0.27 * max(codes.height, 8)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-        names = [_short(glossary.name(code)) for code in codes["name"]]
+        names = [shorten(glossary.name(code), 34) for code in codes["name"]]
         colours = [VERMILION if (value or 0) > 0 else BLUE for value in codes["direction"]]
         _bars(left, codes, names, colours)
-        left.set(title=f"What weighs most, by {words_for(explainer)}", xlabel="mean contribution a history, without its sign")
-        left.annotate("red: on the whole raises the score; blue: lowers it", (1, 0.02), xycoords="axes fraction", ha="right", fontsize=8, color=GREY)
+        left.set(title=f"What weighs most, by {words_for(explainer)}", xlabel=_WEIGHT)
+        signs = "red: on the whole raises the score; blue: lowers it"
+        left.annotate(signs, (1, 0.02), xycoords="axes fraction", ha="right", fontsize=8, color=GREY)
         _bars(right, times, times["name"].to_list(), [GREY] * times.height)
-        right.set(title="Time before prediction", xlabel="mean contribution a history, without its sign")
+        right.set(title="Time before prediction", xlabel=_WEIGHT)
 
 
 def _bars(axes: "Axes", table: pl.DataFrame, names: Sequence[str], colours: Sequence[str]) -> None:
@@ -74,7 +77,7 @@ def draw_dependence(dependence: pl.DataFrame, glossary: Glossary, explainer: str
             axes.fill_between(own["amount"], own["ci_low"], own["ci_high"], color=BLUE, alpha=0.2, lw=0)
             axes.plot(own["amount"], own["contribution"], color=BLUE, marker="o", ms=3)
             unit = glossary.units.get(code)
-            axes.set_title(_short(glossary.name(code)), fontsize=9)
+            axes.set_title(shorten(glossary.name(code), 34), fontsize=9)
             axes.set_xlabel(unit or "value", fontsize=8)
             axes.tick_params(labelsize=8)
         for axes in panels[len(codes) :]:
@@ -93,17 +96,19 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
     colours = dict(zip(verdict.ranking, _COLOURS * 3, strict=False)) | {UNTRAINED: "#A0A0A0", RANDOM: "#C8C8C8"}
     with new_figure(path, 11.0, 8.4) as figure:
         (curves, bars), (trust, pairs) = figure.subplots(2, 2)
-        figure.suptitle("\n".join(textwrap.wrap(verdict.sentence, 118)), fontsize=10, x=0.01, ha="left")
+        figure.suptitle("\n".join(textwrap.wrap(verdict.sentence, 150)), fontsize=10, x=0.01, ha="left")
         share = [0.0, *FRACTIONS, 1.0]
+        at = range(len(share))
         for name in names:
-            lost = [0.0, *[_value(verdict, f"{name}/lost_{part:.0%}".rstrip("%")) for part in FRACTIONS], _value(verdict, f"{name}/lost_100")]
+            lost = [0.0, *[_value(verdict, f"{name}/lost_{part * 100:.0f}") for part in share[1:]]]
             style = "--" if name in (UNTRAINED, RANDOM) else "-"
-            curves.plot(share, lost, style, color=colours[name], label=words_for(name), lw=1.8)
-        curves.set_xscale("symlog", linthresh=0.01)
-        curves.set_xticks(share, [f"{part:.0%}" for part in share], fontsize=8)
-        curves.set(title="Fall of the score without the events named first", xlabel="share of the events taken away", ylabel="fall of the score")
+            curves.plot(at, lost, style, color=colours[name], label=words_for(name), lw=1.8)
+        curves.set_xticks(at, [f"{part:.0%}" for part in share], fontsize=8)
+        curves.set(title="Fall of the score without the events named first", ylabel="fall of the score")
+        curves.set_xlabel("share of the events taken away")
         curves.legend(fontsize=8)
-        _estimates(bars, verdict, names, colours, "comprehensiveness", "Mean fall at 1, 5, 10 and 20%, with intervals")
+        _estimates(bars, verdict, names, colours)
+        bars.set_title("Mean fall at 1, 5, 10 and 20%, with intervals")
         _trust_bars(trust, verdict)
         _agreement(pairs, verdict)
 
@@ -113,8 +118,8 @@ def _value(verdict: Verdict, name: str) -> float:
     return float("nan") if found is None or found.value is None else found.value
 
 
-def _estimates(axes: "Axes", verdict: Verdict, names: Sequence[str], colours: dict[str, str], figure: str, title: str) -> None:
-    found = [verdict.metrics[f"{name}/{figure}"] for name in names]
+def _estimates(axes: "Axes", verdict: Verdict, names: Sequence[str], colours: dict[str, str]) -> None:
+    found = [verdict.metrics[f"{name}/comprehensiveness"] for name in names]
     value = np.array([item.value or 0.0 for item in found])
     low = np.array([item.value or 0.0 if item.ci_low is None else item.ci_low for item in found])
     high = np.array([item.value or 0.0 if item.ci_high is None else item.ci_high for item in found])
@@ -123,14 +128,15 @@ def _estimates(axes: "Axes", verdict: Verdict, names: Sequence[str], colours: di
     axes.set_yticks(range(len(names)), [words_for(name) for name in names], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=0.8)
-    axes.set_title(title)
 
 
 def _trust_bars(axes: "Axes", verdict: Verdict) -> None:
     at = np.arange(len(verdict.ranking))
-    for offset, (figure, label, colour) in enumerate(
-        [("noise", "a little noise on the values: should be near 1", SKY), ("untrained", "weights in random order: should be near 0", ORANGE)]
-    ):
+    kinds = (
+        ("noise", "a little noise on the values: should be near 1", SKY),
+        ("untrained", "weights in random order: should be near 0", ORANGE),
+    )
+    for offset, (figure, label, colour) in enumerate(kinds):
         values = [_value(verdict, f"{name}/{figure}") for name in verdict.ranking]
         axes.barh(at + 0.38 * (offset - 0.5), values, height=0.36, color=colour, label=label)
     axes.set_yticks(at, [words_for(name) for name in verdict.ranking], fontsize=8)
@@ -156,7 +162,3 @@ def _agreement(axes: "Axes", verdict: Verdict) -> None:
     axes.set_xticks(range(len(names)), [words_for(name) for name in names], rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), [words_for(name) for name in names], fontsize=8)
     axes.set_title("Agreement: rank correlation of explainers")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 34 else f"{name[:33]}…"

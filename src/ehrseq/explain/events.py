@@ -1,7 +1,7 @@
 """Parts of histories of events: the events themselves, a step each or several a step."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -60,7 +60,9 @@ class EventHistories(Histories):
         parts = torch.arange(batch.steps)
         shown = batch.values.masked_fill(~batch.has_value, torch.nan)
         links = Links(row.numpy(), step.numpy(), first[row.numpy()] + step.numpy())
-        return cls(**_describe(batch, there, batch.codes, shown, batch.hours_before, parts[None], statics, events, links))
+        return cls(
+            **_describe(batch, there, batch.codes, shown, batch.hours_before, parts[None], statics, events, links)
+        )
 
     def fill(self, present: Tensor, hidden: Tensor | None = None) -> EventBatch:
         """See `Histories.fill`; what is left moves together."""
@@ -201,7 +203,8 @@ class TimepointHistories(Histories):
         flat = torch.repeat_interleave(first[rows], chosen) + number
         # Where the events of each step begin, within its history and then among all that were taken.
         within = batch.first_event[rows] - first[rows, None]
-        moved = {name: getattr(batch, name)[rows] for name in ("hours_before", "statics", "lengths", "targets", "samples")}
+        own = ("hours_before", "statics", "lengths", "targets", "samples")
+        moved = {name: getattr(batch, name)[rows] for name in own}
         events = {name: getattr(batch, name)[flat] for name in ("codes", "values", "has_value")}
         taken = replace(batch, **moved, **events, first_event=within + (chosen.cumsum(0) - chosen)[:, None])
         place = torch.repeat_interleave(torch.arange(len(rows), device=device), chosen) * self.timed + number
@@ -226,7 +229,7 @@ def _describe(
     statics: StaticCodes,
     representation: Events | Timepoints,
     links: Links,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What all histories of events say of their parts, the statics put after the events."""
     rows, count = len(batch), len(statics.names)
     nothing = torch.full((rows, count), torch.nan)
@@ -251,11 +254,11 @@ def _flat_steps(batch: TimepointBatch) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(first), device=first.device), count)
 
 
-def _rows(histories: Histories, rows: Tensor) -> dict[str, Tensor]:
+def _rows(histories: Histories, rows: Tensor) -> dict[str, Any]:
     names = ("present", "code", "step", "hours", "value")
     return {name: getattr(histories, name).index_select(0, rows) for name in names}
 
 
-def _moved(histories: Histories, device: torch.device | str) -> dict[str, object]:
+def _moved(histories: Histories, device: torch.device | str) -> dict[str, Any]:
     names = ("batch", "present", "code", "step", "hours", "value")
     return {name: getattr(histories, name).to(device) for name in names}

@@ -91,8 +91,8 @@ def faithfulness(model: SequenceModel, histories: Histories, weight: Tensor, dir
         lost = direction * (score_of(model, histories.batch) - nothing)
     figures = {}
     for number, fraction in enumerate(TOP):
-        figures[f"comprehensiveness_{fraction:.0%}".rstrip("%")] = without[:, number]
-        figures[f"sufficiency_{fraction:.0%}".rstrip("%")] = alone[:, number]
+        figures[f"comprehensiveness_{fraction * 100:.0f}"] = without[:, number]
+        figures[f"sufficiency_{fraction * 100:.0f}"] = alone[:, number]
     kept = len(TOP)
     figures["comprehensiveness"] = without[:, :kept].mean(1)
     figures["sufficiency"] = alone[:, :kept].mean(1)
@@ -104,7 +104,7 @@ def faithfulness(model: SequenceModel, histories: Histories, weight: Tensor, dir
     won = lost[:, None] - torch.cat([lost[:, None], alone, ends[:, None]], 1)
     figures["insertion"] = torch.trapezoid(won, at)
     for number, fraction in enumerate(FRACTIONS):
-        figures[f"lost_{fraction:.0%}".rstrip("%")] = without[:, number]
-        figures[f"won_{fraction:.0%}".rstrip("%")] = won[:, number + 1]
+        figures[f"lost_{fraction * 100:.0f}"] = without[:, number]
+        figures[f"won_{fraction * 100:.0f}"] = won[:, number + 1]
     figures["lost_100"] = lost
     return {name: value.double().cpu().numpy() for name, value in figures.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.explain.person import Glossary, Person
-from ehrseq.explain.rows import lay_out
+from ehrseq.explain.rows import lay_out, shorten
 from ehrseq.plotting import BLUE, GREY, VERMILION, new_figure
 
 
@@ -29,7 +29,8 @@ def draw_timeline(person: Person, glossary: Glossary, title: str, explainer: str
     below = 0.24 * max(len(layout.names), 4) + 0.5
     heights = [1.3, *([0.7] if person.attention is not None else []), below]
     with new_figure(path, 10.0, sum(heights) + 1.0) as figure:
-        axes = figure.subplots(len(heights), 2, sharex="col", height_ratios=heights, width_ratios=[8, 1.2], squeeze=False)
+        ratios = {"height_ratios": heights, "width_ratios": [8, 1.2]}
+        axes = figure.subplots(len(heights), 2, sharex="col", squeeze=False, gridspec_kw=ratios)
         for unused in axes[:-1, 1]:
             unused.set_axis_off()
         first, main, sums = axes[0, 0], axes[-1, 0], axes[-1, 1]
@@ -53,7 +54,7 @@ def draw_timeline(person: Person, glossary: Glossary, title: str, explainer: str
             alpha=0.15 + 0.7 * size,
             linewidths=0,
         )
-        main.set_yticks(range(len(layout.names)), [_short(name) for name in layout.names], fontsize=8)
+        main.set_yticks(range(len(layout.names)), [shorten(name, 34) for name in layout.names], fontsize=8)
         main.set(xlabel=f"{layout.unit} before prediction", xlim=(layout.oldest, 0))
         main.set_ylim(len(layout.names) - 0.5, -0.5)
         sums.barh(range(len(layout.totals)), layout.totals, color=[VERMILION if t > 0 else BLUE for t in layout.totals])
@@ -61,12 +62,10 @@ def draw_timeline(person: Person, glossary: Glossary, title: str, explainer: str
         sums.set(ylim=main.get_ylim(), yticks=[], xlabel="sum")
         sums.tick_params(axis="x", labelsize=7)
         figure.supxlabel(
-            f"contributions to the score by {explainer}: red raises, blue lowers; the larger, the more", fontsize=8, color=GREY
+            f"contributions to the score by {explainer}: red raises, blue lowers; the larger, the more",
+            fontsize=8,
+            color=GREY,
         )
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 34 else f"{name[:33]}…"
 
 
 def draw_heat_map(cohort: pl.DataFrame, bin_hours: float, path: Path) -> None:

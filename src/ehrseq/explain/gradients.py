@@ -79,7 +79,8 @@ class TemporalIntegratedGradients(IntegratedGradients):
     """Integrated gradients in the order of time: each window of a history is faded in after those before it.
 
     So a value is judged by what was known when it came, and not in a history that is half there (the idea of the
-    temporal integrated gradients of Enguehard 2023, "Time Interpret"). Statics come first. Parts and `rest` sum to the score.
+    temporal integrated gradients of Enguehard 2023, "Time Interpret"). Statics come first. Parts and `rest` sum to the
+    score.
 
     Args:
         model: The trained network.
@@ -100,9 +101,7 @@ class TemporalIntegratedGradients(IntegratedGradients):
             rest = self.score(histories.inputs(histories.leaves(before)))
         step = histories.step.expand(len(histories), -1)
         # Counted by each history's own length, so that its company changes nothing.
-        edges = [
-            (histories.batch.lengths * number // self.windows)[:, None] for number in range(1, self.windows + 1)
-        ]
+        edges = [(histories.batch.lengths * number // self.windows)[:, None] for number in range(1, self.windows + 1)]
         total = torch.zeros_like(histories.present, dtype=torch.float32)
         for last in [torch.zeros_like(edges[0]), *edges]:
             after = histories.present & (step < last)

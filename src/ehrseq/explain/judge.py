@@ -27,8 +27,8 @@ _NOISE = 0.05  # in spreads of the train values
 class Judge:
     """Judges explainers.
 
-    The controls are `random`, which names parts in random order, and `random_weights`, the first explainer asked about a
-    network of the same weights in random order.
+    The controls are `random`, which names parts in random order, and `random_weights`, the first explainer asked about
+    a network of the same weights in random order.
 
     Args:
         model: The trained network.

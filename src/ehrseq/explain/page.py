@@ -1,4 +1,4 @@
-"""A timeline as one self-contained HTML page: nothing is loaded from anywhere, and pointing at an event tells all of it.
+"""A timeline as one self-contained HTML page: nothing is loaded from anywhere, and an event pointed at tells all.
 
 It shows values in their units: it stays where the data are, unless `tracking.individuals` says otherwise.
 """
@@ -9,11 +9,12 @@ from pathlib import Path
 from string import Template
 
 from ehrseq.explain.person import Glossary, Person, ago, in_words
-from ehrseq.explain.rows import Layout, lay_out
+from ehrseq.explain.rows import Layout, lay_out, shorten
 
 _LEFT, _PLOT, _RIGHT = 230, 760, 130
 _WIDTH = _LEFT + _PLOT + _RIGHT
 _RISK, _ROW, _GAP = 130, 19, 34
+_TICKS = (0.25, 1, 2, 4, 6, 12, 24, 48, 90, 180, 365, 1000, 5000, 10**9)
 UP, DOWN = "#D55E00", "#0072B2"
 
 
@@ -61,7 +62,11 @@ def _path_points(person: Person, layout: Layout) -> list[tuple[float, float, str
     factor = 24.0 if layout.unit == "days" else 1.0
     top = _ceiling(person)
     return [
-        (_x(hours / factor, layout), 14 + (_RISK - 14) * (1 - risk / top), f"risk {risk:.1%}, {ago(hours)} before prediction")
+        (
+            _x(hours / factor, layout),
+            14 + (_RISK - 14) * (1 - risk / top),
+            f"risk {risk:.1%}, {ago(hours)} before prediction",
+        )
         for hours, risk in person.path.iter_rows()
     ]
 
@@ -91,12 +96,13 @@ def _events(layout: Layout) -> list[str]:
     parts.append(f'<text x="{middle}" y="{first - 14}" class="head">sum</text>')
     for number, (name, total) in enumerate(zip(layout.names, layout.totals, strict=True)):
         y = first + _ROW * (number + 0.5)
-        short = name if len(name) <= 34 else f"{name[:33]}…"
         parts.append(f'<line x1="{_LEFT}" x2="{_LEFT + _PLOT}" y1="{y}" y2="{y}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 10}" y="{y + 4}" class="name"><title>{escape(name)}</title>{escape(short)}</text>')
+        label = f"<title>{escape(name)}</title>{escape(shorten(name, 29))}"
+        parts.append(f'<text x="{_LEFT - 10}" y="{y + 4}" class="name">{label}</text>')
         wide = abs(total) / widest * (_RIGHT / 2 - 10)
         x, colour = (middle, UP) if total > 0 else (middle - wide, DOWN)
-        parts.append(f'<rect x="{x:.1f}" y="{y - 5:.1f}" width="{wide:.1f}" height="10" fill="{colour}"><title>{total:+.3f}</title></rect>')
+        box = f'x="{x:.1f}" y="{y - 5:.1f}" width="{wide:.1f}" height="10" fill="{colour}"'
+        parts.append(f"<rect {box}><title>{total:+.3f}</title></rect>")
     # The weak first, so that the strong lie on top.
     order = sorted(range(layout.timed.height), key=lambda number: abs(layout.timed["contribution"][number]))
     rows, when = layout.timed["row"].to_list(), layout.timed["when"].to_list()
@@ -114,7 +120,7 @@ def _events(layout: Layout) -> list[str]:
 
 def _axis(layout: Layout, height: int) -> list[str]:
     y = height - 40
-    step = next(step for step in (0.25, 1, 2, 4, 6, 12, 24, 48, 90, 180, 365, 1000, 5000, 10**9) if layout.oldest / step <= 12)
+    step = next(step for step in _TICKS if layout.oldest / step <= 12)
     parts = []
     for number in range(int(layout.oldest / step) + 1):
         x = _x(number * step, layout)
@@ -148,7 +154,8 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>$title</title>
 <style>
-body { font: 14px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 24px auto; max-width: ${width}px; padding: 0 12px; }
+body { font: 14px/1.45 system-ui, sans-serif; color: #222; background: #fff; }
+body { margin: 24px auto; max-width: ${width}px; padding: 0 12px; }
 h1 { font-size: 19px; margin: 0 0 4px; }
 .verdict { background: #f4f4f1; border-left: 4px solid #999; padding: 8px 12px; margin: 8px 0 14px; }
 .key span { display: inline-block; width: 11px; height: 11px; border-radius: 6px; margin: 0 4px 0 12px; }
@@ -157,12 +164,15 @@ svg { width: 100%; height: auto; display: block; }
 .name { font-size: 12px; text-anchor: end; fill: #222; } .head { font-size: 11px; fill: #666; }
 .risk { fill: none; stroke: #222; stroke-width: 1.8; } .at { fill: #222; }
 circle[data-i]:hover { stroke: #000; stroke-width: 1.5; }
-#tip { position: fixed; pointer-events: none; background: #222; color: #fff; padding: 6px 9px; border-radius: 4px; font-size: 12px; display: none; max-width: 320px; }
+#tip { position: fixed; pointer-events: none; display: none; max-width: 320px; }
+#tip { background: #222; color: #fff; padding: 6px 9px; border-radius: 4px; font-size: 12px; }
 #tip small { color: #bbb; } li { margin-bottom: 3px; }
 </style></head><body>
 <h1>$title</h1>
 <div class="verdict"><b>How far to believe this.</b> $verdict</div>
-<div class="key">Contributions by $explainer: <span style="background:$up"></span>raises the risk <span style="background:$down"></span>lowers it; the larger the dot, the more. Point at an event to read it.</div>
+<div class="key">Contributions by $explainer:
+<span style="background:$up"></span>raises the score <span style="background:$down"></span>lowers it;
+the larger the dot, the more. Point at an event to read it.</div>
 <svg viewBox="0 0 $width $height" role="img" aria-label="risk over time above, events and their contributions below">
 $picture
 </svg>
@@ -177,22 +187,27 @@ const events = $events, path = $path;
 const tip = document.getElementById("tip"), svg = document.querySelector("svg"), at = document.getElementById("at");
 function show(lines, event) {
   tip.replaceChildren();
-  lines.forEach((line, i) => { const row = document.createElement(i === 1 && lines.length > 1 ? "small" : "div"); row.textContent = line; tip.append(row); });
+  lines.forEach((line, i) => {
+    const row = document.createElement(i === 1 ? "small" : "div");
+    row.textContent = line;
+    tip.append(row);
+  });
   tip.style.display = "block";
   tip.style.left = Math.min(event.clientX + 14, innerWidth - 330) + "px";
   tip.style.top = Math.min(event.clientY + 14, innerHeight - 90) + "px";
 }
+function hide() { tip.style.display = "none"; at.setAttribute("visibility", "hidden"); }
 svg.addEventListener("mousemove", event => {
   const i = event.target.dataset ? event.target.dataset.i : undefined;
   if (i !== undefined) { at.setAttribute("visibility", "hidden"); return show(events[i], event); }
   const box = svg.getBoundingClientRect(), scale = $width / box.width;
   const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
-  if (y > 150 || x < 230 || x > 990 || !path.length) { tip.style.display = "none"; at.setAttribute("visibility", "hidden"); return; }
+  if (y > 150 || x < 230 || x > 990) return hide();
   const near = path.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
   at.setAttribute("cx", near[0]); at.setAttribute("cy", near[1]); at.setAttribute("visibility", "visible");
   show([near[2]], event);
 });
-svg.addEventListener("mouseleave", () => { tip.style.display = "none"; at.setAttribute("visibility", "hidden"); });
+svg.addEventListener("mouseleave", hide);
 </script>
 </body></html>
 """)

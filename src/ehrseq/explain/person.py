@@ -95,14 +95,21 @@ def explain_person(
     histories = cut_histories(representation, np.array([sample])).to(device)
     found = explainer.attribute(histories)
     parts = found.parts[0].double().cpu().numpy()
-    events = pl.concat([_timed(histories, representation.store, preprocessor, parts), _static(histories, representation.store, preprocessor, parts)])
+    events = pl.concat(
+        [
+            _timed(histories, representation.store, preprocessor, parts),
+            _static(histories, representation.store, preprocessor, parts),
+        ]
+    )
     grouped = events.group_by("part", maintain_order=True).agg(
         pl.col("hours", "code").last(), pl.col("value").mean(), pl.len().alias("events"), pl.col("contribution").sum()
     )
     order = pl.col("contribution").abs()
     top = grouped.sort(order, "part", descending=[True, False]).head(_TOP)
     risk = float(_risk(model, histories.batch)[0])
-    top = top.with_columns(pl.Series("risk_without", _without(model, histories, top["part"].to_numpy()), dtype=pl.Float64))
+    top = top.with_columns(
+        pl.Series("risk_without", _without(model, histories, top["part"].to_numpy()), dtype=pl.Float64)
+    )
     attention = None
     if has_attention(model):
         steps = Attention(model).attribute(histories).steps
@@ -140,9 +147,7 @@ def _path(model: SequenceModel, histories: Histories) -> pl.DataFrame:
     return pl.DataFrame({"hours": before.double().cpu().numpy(), "risk": np.concatenate(risks)})
 
 
-def _timed(
-    histories: Histories, store: Store, preprocessor: Preprocessor, parts: NDArray[np.float64]
-) -> pl.DataFrame:
+def _timed(histories: Histories, store: Store, preprocessor: Preprocessor, parts: NDArray[np.float64]) -> pl.DataFrame:
     links, arrays = histories.links, store.arrays
     sample = int(histories.batch.samples[0])
     code, deviation = arrays.code[links.event], arrays.value[links.event].astype(np.float64)
@@ -161,9 +166,7 @@ def _timed(
     )
 
 
-def _static(
-    histories: Histories, store: Store, preprocessor: Preprocessor, parts: NDArray[np.float64]
-) -> pl.DataFrame:
+def _static(histories: Histories, store: Store, preprocessor: Preprocessor, parts: NDArray[np.float64]) -> pl.DataFrame:
     names, features = histories.statics.names, store.statics
     own = histories.batch.statics[0].double().cpu().numpy()
     entries = {entry.code: number for number, entry in enumerate(preprocessor.entries) if entry.static}
@@ -176,7 +179,9 @@ def _static(
             value = float(preprocessor.restore(np.array([entries[name]]), np.array([deviation]))[0])
         rows.append((part, None, name, value, deviation, float(parts[part])))
     types = {"part": pl.Int64, "hours": pl.Float64, "code": pl.String}
-    return pl.DataFrame(rows, schema={**types, **dict.fromkeys(("value", "deviation", "contribution"), pl.Float64)}, orient="row")
+    return pl.DataFrame(
+        rows, schema={**types, **dict.fromkeys(("value", "deviation", "contribution"), pl.Float64)}, orient="row"
+    )
 
 
 def in_words(person: Person, glossary: Glossary) -> list[str]:

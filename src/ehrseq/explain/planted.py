@@ -27,9 +27,11 @@ class PlantedEvents:
         events = pl.read_parquet(folder / "*.parquet", columns=[*_HISTORY, schema.TIME, schema.CODE])
         codes = pl.DataFrame({schema.CODE: store.codes, "number": range(len(store.codes))})
         times = pl.col(schema.PREDICTION_TIME, schema.TIME).cast(pl.Datetime("us")).cast(pl.Int64)
-        self._events = events.join(codes, on=schema.CODE).select(
-            schema.SUBJECT_ID, times, pl.col("number").cast(pl.Int64), pl.lit(True).alias("planted")
-        ).unique()
+        self._events = (
+            events.join(codes, on=schema.CODE)
+            .select(schema.SUBJECT_ID, times, pl.col("number").cast(pl.Int64), pl.lit(True).alias("planted"))
+            .unique()
+        )
 
     def among(self, histories: Histories) -> NDArray[np.bool_]:
         """Which parts hold a planted event, (B, P)."""

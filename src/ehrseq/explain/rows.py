@@ -33,6 +33,11 @@ class Layout:
     largest: float
 
 
+def shorten(name: str, most: int) -> str:
+    """A name that fits beside a row."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def lay_out(person: Person, glossary: Glossary) -> Layout:
     """Lay a history out: codes that contribute most get rows of their own, the others share the last one."""
     events = person.events
@@ -48,7 +53,8 @@ def lay_out(person: Person, glossary: Glossary) -> Layout:
         totals.append(float(ranked["contribution"][own:].sum()))
     oldest = float(max([*timed["hours"].to_list(), *person.path["hours"].to_list(), 1.0]))
     unit, factor = ("days", 24.0) if oldest > 24 * 7 else ("hours", 1.0)
-    numbers = pl.DataFrame({"code": codes, "row": [min(number, own) for number in range(len(codes))]}, schema={"code": pl.String, "row": pl.Int64})
+    rows = {"code": codes, "row": [min(number, own) for number in range(len(codes))]}
+    numbers = pl.DataFrame(rows, schema={"code": pl.String, "row": pl.Int64})
     placed = timed.join(numbers, on="code", how="left", maintain_order="left").with_columns(
         (pl.col("hours") / factor).alias("when"),
         pl.col("code").map_elements(glossary.name, return_dtype=pl.String).alias("name"),
@@ -58,5 +64,5 @@ def lay_out(person: Person, glossary: Glossary) -> Layout:
         (glossary.name(row["code"]) + glossary.amount(row["code"], row["value"]), row["contribution"])
         for row in still.iter_rows(named=True)
     ]
-    largest = float(max(events["contribution"].abs().to_list() or [0.0])) or 1.0
+    largest = float(max(timed["contribution"].abs().to_list() or [0.0])) or 1.0
     return Layout(names, totals, placed, statics, unit, oldest / factor, largest)

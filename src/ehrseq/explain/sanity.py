@@ -2,14 +2,18 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
+from ehrseq.data import EventBatch, TimepointBatch
 from ehrseq.explain.events import EventHistories, TimepointHistories
 from ehrseq.explain.grids import GridHistories
 from ehrseq.explain.histories import Histories
 from ehrseq.nn import AttentionPooling, MultiHeadAttentionPooling, SequenceModel
 from ehrseq.nn.encoders import RetainEncoder
+
+_Events = TypeVar("_Events", EventBatch, TimepointBatch)
 
 
 @torch.no_grad()
@@ -56,7 +60,12 @@ def shaken(histories: Histories, spread: float, seed: int) -> Histories:
         moved = histories.cell_value + noise * histories.numeric * (histories.cell_value != 0)
         changed = replace(histories, cell_value=moved)
         return replace(changed, batch=changed.fill(histories.present))
-    assert isinstance(histories, EventHistories | TimepointHistories)
-    batch = histories.batch
+    if isinstance(histories, EventHistories):
+        return replace(histories, batch=_shaken(histories.batch, spread, generator))
+    assert isinstance(histories, TimepointHistories)
+    return replace(histories, batch=_shaken(histories.batch, spread, generator))
+
+
+def _shaken(batch: _Events, spread: float, generator: torch.Generator) -> _Events:
     noise = spread * torch.randn(batch.values.shape, generator=generator).to(batch.values)
-    return replace(histories, batch=replace(batch, values=batch.values + noise * batch.has_value))
+    return replace(batch, values=batch.values + noise * batch.has_value)

@@ -63,8 +63,8 @@ def reach_verdict(
 ) -> Verdict:
     """Means with bootstrap intervals by subject, and what follows from them.
 
-    Explainers are ranked by comprehensiveness. `<explainer>/over_random` and `<explainer>/over_untrained` are the paired
-    differences from the controls, `<explainer>/times_random` the ratio.
+    Explainers are ranked by comprehensiveness. `<explainer>/over_random` and `<explainer>/over_untrained` are the
+    paired differences from the controls, `<explainer>/times_random` the ratio.
 
     Args:
         figures: (N,) each, of `Judge.run`.
@@ -130,19 +130,24 @@ def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Se
         times = _value(metrics, f"{best}/times_random")
         more = f", {times:.1f} times as far as random ones do" if 1 < times < 100 else f", random ones by {random:.2f}"
         parts.append(
-            f"Explain with {words_for(best)}: without the events that it names first the score falls by {own:.2f}{more}."
+            f"Explain with {words_for(best)}: without the events that it names first "
+            f"the score falls by {own:.2f}{more}."
         )
         doubted = [words_for(name) for name in ranking if name not in believed and name not in ATTENTION]
         if doubted:
             parts.append(f"Do not use {', '.join(doubted)}: not better than both controls.")
     else:
-        parts.append("No explainer tried here is better than both random order and a network that learned nothing: explain with none.")
+        parts.append(
+            "No explainer tried here is better than both random order and a network that learned nothing: "
+            "explain with none."
+        )
     parts += _on_attention(metrics, ranking, believed)
     if "planted/share" in metrics and believed:
         found = max(believed, key=lambda name: _value(metrics, f"{name}/recovery_auprc"))
         parts.append(
-            f"Of the planted truth {words_for(found)} recovers an area of {_value(metrics, f'{found}/recovery_auprc'):.2f} "
-            f"under precision and recall (random {_value(metrics, f'{RANDOM}/recovery_auprc'):.2f})."
+            f"Of the planted truth {words_for(found)} recovers an area under precision and recall of "
+            f"{_value(metrics, f'{found}/recovery_auprc'):.2f} "
+            f"(random {_value(metrics, f'{RANDOM}/recovery_auprc'):.2f})."
         )
     return " ".join(parts)
 

@@ -62,10 +62,10 @@ class AttentionXGradient(GradientXInput):
 
 
 class Contributions(GradientXInput):
-    """RETAIN's exact contributions (Choi et al. 2016): what each step adds to the output; see `ehrseq.nn.contributions`.
+    """RETAIN's exact contributions (Choi et al. 2016): what each step adds; see `ehrseq.nn.contributions`.
 
-    Steps and `rest` sum to the score. An event's number is the gradient of its steps' contributions times its input, with
-    alpha and beta held fixed, as in the paper's equation 5; what the embedding bends is left out of it.
+    Steps and `rest` sum to the score. An event's number is the gradient of its steps' contributions times its input,
+    with alpha and beta held fixed, as in the paper's equation 5; what the embedding bends is left out of it.
 
     Raises:
         ConfigError: If the network's outputs are not such sums.
@@ -152,5 +152,7 @@ def has_contributions(model: SequenceModel) -> bool:
 
 def _weights(prediction: Prediction) -> Tensor:
     if prediction.attention is None:
-        raise RunError("this model gives no weights to its steps; leave the attention explainers out of explain.explainers")
+        raise RunError(
+            "this model gives no weights to its steps; leave the attention explainers out of explain.explainers"
+        )
     return prediction.attention.float()

@@ -153,8 +153,8 @@ class _CodeEmbedding(Embedding):
 
     An event of code c with the normalised value v is E[c] + v V[c]: a learned vector a code, and a learned direction in
     which its value moves it. Of each step the net also sees how long it comes after the one before and before the
-    prediction, and the statics. `presence` says how much of each event there is, 1 by default: what lies between 0 and 1
-    is for explanations, which follow the gradient from none of a history to all of it.
+    prediction, and the statics. `presence` says how much of each event there is, 1 by default: what lies between 0 and
+    1 is for explanations, which follow the gradient from none of a history to all of it.
 
     Args:
         num_codes: Size of the vocabulary.
@@ -265,9 +265,7 @@ class TimepointEmbedding(_CodeEmbedding):
         slopes = (values * has_value).to(self.slope.weight.dtype)
         if presence is not None:
             slopes = slopes * presence
-        total = nn.functional.embedding_bag(
-            codes, self.code.weight, first, mode="sum", per_sample_weights=presence
-        )
+        total = nn.functional.embedding_bag(codes, self.code.weight, first, mode="sum", per_sample_weights=presence)
         total = total + nn.functional.embedding_bag(
             codes, self.slope.weight, first, mode="sum", per_sample_weights=slopes
         )

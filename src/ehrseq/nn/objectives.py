@@ -85,9 +85,8 @@ class Objective(nn.Module, ABC):
         """One number a history, (B,), by which they can be ranked: the last prediction."""
         return self.predict(output)[:, -1]
 
-
     def score(self, output: Tensor) -> Tensor:
-        """One number a history, (B,), on the scale on which explanations add up; the risk, where there is none better."""
+        """One number a history, (B,), on the scale on which explanations add up; by default the risk."""
         return self.risk(output)
 
 

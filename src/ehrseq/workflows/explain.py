@@ -22,20 +22,21 @@ from ehrseq.workflows.runs import EXPLAIN, TrainedRun
 if TYPE_CHECKING:
     import torch
 
+    from ehrseq.data import Representation, SequenceBatch
     from ehrseq.explain.base import Attribution, Explainer
+    from ehrseq.explain.cohort import Cohort
     from ehrseq.explain.histories import Histories
     from ehrseq.explain.person import Glossary
-    from ehrseq.preprocess import Preprocessor
-    from ehrseq.data import Representation, SequenceBatch
-    from ehrseq.explain.cohort import Cohort
     from ehrseq.explain.verdict import Verdict
     from ehrseq.nn import Prediction, SequenceModel
+    from ehrseq.preprocess import Preprocessor
     from ehrseq.store import Store
 
 ATTENTION, COHORT, HEAT_MAP = "attention.parquet", "cohort_attention.csv", "cohort_attention.png"
 VERDICT, VERDICT_FIGURE = "verdict.json", "verdict.png"
 IMPORTANCE, ATTRIBUTIONS = "importance.parquet", "attributions.parquet"
 DEPENDENCE, SUBGROUPS = "dependence.parquet", "subgroups.parquet"
+_SUMS = "integrated_gradients"
 _CURVES = 9  # codes whose dependence is shown
 
 
@@ -226,8 +227,10 @@ class _Work:
         ranked = importance.filter(pl.col("explainer") == driver, pl.col("kind") == "code").sort("rank")["name"]
         first = [code for code in ranked if code in numeric][:_CURVES]
         table = cohort.dependence(first, self.settings.evaluate.level)
-        table = table.join(pl.DataFrame({"code": first, "rank": range(len(first))}, schema_overrides={"code": pl.String}), on="code").sort("rank", "group")
+        order = pl.DataFrame({"code": first, "rank": range(len(first))}, schema_overrides={"code": pl.String})
+        table = table.join(order, on="code").sort("rank", "group")
         entry = np.array([self.store.codes.index(code) for code in table["code"]], np.int64)
+        amount: NDArray[np.float64] | list[float]
         amount = self.trained.preprocessor().restore(entry, table["value"].to_numpy()) if len(entry) else []
         table = table.drop("rank").with_columns(pl.Series("amount", amount, dtype=pl.Float64))
         table.write_parquet(staging / DEPENDENCE)
@@ -294,5 +297,7 @@ class _Work:
 
 
 def _driver(verdict: "Verdict", signed: list[str]) -> str:
-    """The explainer that pictures show: the best of those that say for or against."""
+    """The explainer that pictures show: one that sums to the score, or the best of those with signs."""
+    if _SUMS in verdict.believed:
+        return _SUMS
     return next((name for name in verdict.ranking if name in signed), verdict.ranking[0])
