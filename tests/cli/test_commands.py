@@ -76,6 +76,15 @@ def test_a_run_leaves_what_is_documented(trained: Path) -> None:
         "explain/attention.parquet",
         "explain/cohort_attention.png",
         "explain/timeline_01.png",
+        "explain/timeline_01.html",
+        "explain/verdict.json",
+        "explain/verdict.png",
+        "explain/importance.parquet",
+        "explain/importance.png",
+        "explain/dependence.parquet",
+        "explain/dependence.png",
+        "explain/subgroups.parquet",
+        "explain/attributions.parquet",
         "tracking/metrics.jsonl",
     ):
         assert (folder / name).stat().st_size > 0, name
@@ -92,6 +101,14 @@ def test_a_run_leaves_what_is_documented(trained: Path) -> None:
     assert sums.height == 120
     assert sums["attention"].to_numpy() == pytest.approx(1.0, abs=1e-5)
     assert (sums["hours_before"] == 0).all()
+    verdict = json.loads((folder / "explain" / "verdict.json").read_text())
+    assert verdict["sentence"]
+    assert set(verdict["believed"]) <= set(verdict["ranking"])
+    assert {"code", "time"} == set(pl.read_parquet(folder / "explain" / "importance.parquet")["kind"])
+    page = (folder / "explain" / "timeline_01.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is loaded from anywhere
+    assert "without it the risk would be" in page
+    assert not re.search(r"(?<![\d.])1000[0-6]\d\d(?!\d)|202[01]-\d\d-\d\d", page)
 
 
 def test_mlflow_holds_the_run_and_no_identifier(trained: Path) -> None:
@@ -107,13 +124,19 @@ def test_mlflow_holds_the_run_and_no_identifier(trained: Path) -> None:
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"roc.png", "timeline_01.png", "attention.parquet", "metrics_table.json", "model.safetensors"} <= names
+    assert {"verdict.json", "verdict.png", "importance.parquet", "importance.png"} <= names
+    # What shows single values in their units, or what single events contribute, stays where the data are.
+    assert not {"timeline_01.html", "attributions.parquet"} & names
+    assert run.data.tags["ehrseq.verdict"]
+    assert "explain/integrated_gradients/comprehensiveness_ci_low" in run.data.metrics
     # Subjects are numbered 1000001 to 1000600, predicted in 2020 or 2021. A whole number, not digits within a fraction.
     identifier = re.compile(r"(?<![\d.])1000[0-6]\d\d(?!\d)|202[01]-\d\d-\d\d")
     for path in files:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path)
             assert not {"subject_id", "prediction_time"} & set(frame.columns)
-            assert frame["history"].n_unique() == 120
+            # Of single persons, or of eleven and more.
+            assert frame["history"].n_unique() == 120 if "history" in frame.columns else frame["histories"].min() >= 11
             text = frame.write_csv()
         else:
             text = path.read_bytes().decode("latin-1")

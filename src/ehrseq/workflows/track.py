@@ -170,7 +170,7 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
         f"{training.get('monitor')}, seed {settings.seed}",
         "",
         "**Figures** `evaluate/roc.png`, `evaluate/precision_recall.png`, `evaluate/calibration.png`, "
-        "`explain/cohort_attention.png`, `explain/timeline_*.png`",
+        "`explain/verdict.png`, `explain/importance.png`, `explain/timeline_*.png`",
         "",
         "**Tables** `evaluate/predictions_table.json`, `explain/attention_table.json`, `data/report.csv` (cleaning)",
         "",
