@@ -158,8 +158,8 @@ def trials(folder: str, count: int = 20, judged: int = 24) -> None:
 def rare(count: int = 20) -> None:
     """Rare-Time and Rare-Feature of Crabbé and van der Schaar (2021, "Dynamask"), with a model that is known.
 
-    50 steps of 50 features, each an autoregression of order 3 (0.25, 0.1, 0.05) with standard normal noise. The model sums
-    the squares of the salient inputs: in Rare-Time five steps in a row of the features 13 to 37, in Rare-Feature five
+    50 steps of 50 features, each an autoregression of order 3 (0.25, 0.1, 0.05) with standard normal noise. The model
+    sums the squares of the salient inputs: in Rare-Time five steps in a row of the features 13 to 37, in Rare-Feature five
     features in the steps 13 to 37.
     """
     found: dict[str, Any] = {}
@@ -200,7 +200,8 @@ def autoregression(generator: np.random.Generator, steps: int, features: int) ->
 
 def white_box(model: Any, value: Tensor) -> dict[str, Tensor]:
     """The same formulas as `ehrseq.explain`, and captum's, of a function of a (T, D) tensor."""
-    from captum.attr import DeepLift, FeatureAblation, IntegratedGradients as Captum, Saliency  # noqa: F401
+    from captum.attr import IntegratedGradients as Captum
+    from captum.attr import Saliency
 
     from ehrseq.explain.gradients import quadrature
 
