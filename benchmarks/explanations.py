@@ -159,8 +159,8 @@ def rare(count: int = 20) -> None:
     """Rare-Time and Rare-Feature of Crabbé and van der Schaar (2021, "Dynamask"), with a model that is known.
 
     50 steps of 50 features, each an autoregression of order 3 (0.25, 0.1, 0.05) with standard normal noise. The model
-    sums the squares of the salient inputs: in Rare-Time five steps in a row of the features 13 to 37, in Rare-Feature five
-    features in the steps 13 to 37.
+    sums the squares of the salient inputs: in Rare-Time five steps in a row of the features 13 to 37, in Rare-Feature
+    five features in the steps 13 to 37.
     """
     found: dict[str, Any] = {}
     for kind in ("rare_time", "rare_feature"):

@@ -105,6 +105,10 @@ def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -
 
     # A misspelt word is told at once, before anything heavy is imported.
     settings = None if multirun else load_settings(overrides, config_dir)
+    if settings is not None and settings.resume is not None:
+        from ehrseq.workflows.checkpoints import resumed
+
+        settings = resumed(settings, list(overrides), config_dir)
     if multirun:
         check_sweep(overrides, config_dir)
 

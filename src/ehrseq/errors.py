@@ -35,6 +35,19 @@ class TrainingError(EhrseqError):
     """A training that cannot start or go on."""
 
 
+class InterruptedBySignalError(EhrseqError):
+    """A signal ended the work; what is done is saved.
+
+    Args:
+        number: Of the signal.
+        message: What is saved, and how to go on.
+    """
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def suggest(word: str, known: list[str]) -> str:
     """The tail of a message about an unknown word: the likely intended one, or all that exist.
 

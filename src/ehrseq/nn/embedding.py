@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import elapsed_hours
 from ehrseq.nn.pieces import KNOTS, pieces
 
@@ -100,8 +101,8 @@ class GridEmbedding(Embedding):
         self.linear: nn.Linear | None = None
         if projection is not None:
             self.linear = nn.Linear(self.input_size, check_count("projection", projection))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     @property
     def output_size(self) -> int:
@@ -125,16 +126,18 @@ class GridEmbedding(Embedding):
         """
         parts = []
         observed = observed.to(values.dtype)
-        # The same of 0 and 1; the first is ten times as fast, the second fades smoothly, as explanations need it.
-        ever = observed.cummax(1).values if observed.requires_grad else observed.cumsum(1).clamp(max=1)
+        seen = observed
+        if not {"pieces", "seen"}.isdisjoint(self.features):
+            # The same of 0 and 1: one fades smoothly, as explanations need it, the other is several times as fast.
+            seen = observed.cummax(1).values if observed.requires_grad else observed.cumsum(dim=1).clamp_(max=1.0)
         if "value" in self.features:
             parts.append(values)
         if "pieces" in self.features:
-            parts.append(pieces(values) * ever.repeat_interleave(len(KNOTS) - 1, dim=-1))
+            parts.append(pieces(values) * seen.repeat_interleave(len(KNOTS) - 1, dim=-1))
         if "observed" in self.features:
             parts.append(observed)
         if "seen" in self.features:
-            parts.append(ever)
+            parts.append(seen)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
         if "hours_in" in self.features:
@@ -176,7 +179,7 @@ class _CodeEmbedding(Embedding):
         self.code = nn.Embedding(num_codes, size)
         self.slope = nn.Embedding(num_codes, size)
         self.context = nn.Linear(2 + num_statics, size)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         for table in (self.code, self.slope):
             nn.init.normal_(table.weight, std=0.3)
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.embedding import scale_hours
-from ehrseq.nn.masking import last_state
+from ehrseq.nn.masking import last_state, step_mask
 from ehrseq.nn.pieces import KNOTS, pieces
 
 # Of logarithms of counts, of deviations and of scaled hours, which are never negative.
@@ -73,8 +74,8 @@ class SummaryNetwork(nn.Module):
         self.factors = nn.Parameter(torch.where(torch.rand(members, hidden_size) < 0.5, -1.0, 1.0))
         self.last = nn.Parameter(torch.randn(members, hidden_size, outputs) * 0.3 / hidden_size**0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     def forward(
         self,
@@ -98,7 +99,33 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
-        return self._read(*self._at_end(values, observed, hours_since, hours_before, lengths), statics)
+        observed = observed.to(values.dtype)
+        real = step_mask(lengths, values.shape[1])
+        # Sums over all steps and over the last ones of each history, as products with their masks, (B, 1 + W, T).
+        back = lengths[:, None] - torch.arange(values.shape[1], device=values.device)
+        masks = torch.stack([real] + [real & (back <= window) for window in self.windows], dim=1).to(values.dtype)
+        totals, counts = masks @ values, masks @ observed
+        counted = observed * real.unsqueeze(-1)
+        seen_value = values * counted
+        # Forms that fade smoothly with what was observed: explanations go from 0 to 1 of it.
+        count, some, seen = counts[:, 0], counts[:, 0].clamp(min=_LEAST_COUNT), counted.amax(1)
+        last = last_state(values, lengths)
+        first = seen_value.gather(1, counted.argmax(1, keepdim=True)).squeeze(1)
+        most = torch.finfo(values.dtype).max
+        was = counted > 0
+        high, low = torch.where(was, values, -most).amax(1), torch.where(was, values, most).amin(1)
+        mean = seen_value.sum(1) / some
+        variance = ((values * seen_value).sum(1) / some - mean**2).clamp(min=0)
+        sizes = lengths[:, None].to(values.dtype)
+        since = scale_hours(last_state(hours_since, lengths)).to(values.dtype)
+        figures = [totals[:, 0] / sizes, last, high * seen, low * seen, mean, first, (last - first) * seen]
+        amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, since]
+        for number, window in enumerate(self.windows, 1):
+            figures.append(totals[:, number] / sizes.clamp(max=window))
+            amounts.append(torch.log1p(counts[:, number]) / 2)
+        hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
+        amounts.append(scale_hours(hours).to(values.dtype))
+        return self._read(torch.cat(figures, -1), torch.cat(amounts, -1), seen, statics)
 
     def steps(
         self,
@@ -116,40 +143,6 @@ class SummaryNetwork(nn.Module):
         """
         known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
         return self._read(*self._summary(values, observed, hours_since, hours_before), known)
-
-    def _at_end(
-        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `_summary` gives at the last step of each history, without the way there: a fraction of the work.
-
-        It is written so that it fades smoothly with what was observed: explanations go from 0 to 1 of it.
-        """
-        last = lengths.clamp(min=1)[:, None]
-        step = torch.arange(values.shape[1], device=values.device)
-        real = (step < last).to(values.dtype)
-        observed = observed.to(values.dtype) * real.unsqueeze(-1)
-        # All steps, and the last w of them: rows of weights, so that every sum over steps is one product.
-        recent = [real, *(real * (step >= last - window) for window in self.windows)]
-        weights = torch.stack(recent, 1)
-        totals, counts = weights @ values, weights @ observed
-        total, count = totals[:, 0], counts[:, 0]
-        here, measured = observed > 0, values * observed
-        seen, some = observed.amax(1), count.clamp(min=_LEAST_COUNT)
-        mean = measured.sum(1) / some
-        first = (measured * (here & (here.cumsum(1, dtype=torch.int32) == 1))).sum(1)
-        most = torch.finfo(values.dtype).max
-        high = torch.where(here, values, -most).amax(1)
-        low = torch.where(here, values, most).amin(1)
-        variance = ((values * measured).sum(1) / some - mean**2).clamp(min=0)
-        ends = (values, hours_since, (hours_before[:, :1] - hours_before).unsqueeze(-1))
-        final, since, hours_in = (last_state(part, lengths) for part in ends)
-        figures = [total / last, final, high * seen, low * seen, mean, first, (final - first) * seen]
-        amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, scale_hours(since)]
-        for number, window in enumerate(self.windows, start=1):
-            figures.append(totals[:, number] / last.clamp(max=window))
-            amounts.append(torch.log1p(counts[:, number]) / 2)
-        amounts.append(scale_hours(hours_in).to(values.dtype))
-        return torch.cat(figures, -1), torch.cat(amounts, -1), seen
 
     def _summary(
         self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor

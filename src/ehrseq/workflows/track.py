@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.config.schema import Settings
+from ehrseq.errors import InterruptedBySignalError
 from ehrseq.files import MANIFEST, atomic_file, read_json, read_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows import evaluate, explain
@@ -34,8 +35,8 @@ def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
     tracker = RunTracker(folder, settings.tracking, folder.name, say)
     try:
         yield tracker
-    except Exception:
-        tracker.finish("FAILED")
+    except Exception as error:
+        tracker.finish("KILLED" if isinstance(error, InterruptedBySignalError) else "FAILED")
         raise
     except BaseException:  # an interrupt or a signal
         tracker.finish("KILLED")
@@ -45,7 +46,11 @@ def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
     """Parameters, tags and data digests, before training starts."""
-    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
+    plain = {
+        name: value
+        for name, value in settings.plain().items()
+        if name not in {"run", "output", "resume", "force", "paths"}
+    }
     tracker.params(dict(_flat(plain)))
     tracker.tags(
         {
@@ -71,8 +76,8 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -> None:
     """The model, its settings and environment, and the data report."""
     folder = trained.folder / TRAIN
-    # Everything `ehrseq predict run=<MLflow run id>` needs; checkpoints stay in the run folder.
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "checkpoints" not in path.parts]
+    # Everything `ehrseq predict run=<MLflow run id>` needs.
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {f"{TRAIN}/{path.relative_to(folder).as_posix()}": path for path in files}
     tracker.artifacts(named | {f"data/{REPORT}": prepared.store / REPORT})
     git = read_json(folder / ENVIRONMENT)["git"]
