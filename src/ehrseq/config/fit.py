@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")
+_AIDS = ("attention_entropy", "attention_gradient")
 # What the losses of classes can be told, and what says nothing.
 PLAIN_LOSS = {"class_weight": "none", "focal": 0.0, "logit_adjustment": 0.0, "label_smoothing": 0.0}
 
@@ -26,6 +27,7 @@ def find_misfit(settings: "Settings") -> str | None:
         or _forecast(settings)
         or _representation(settings, model)
         or _steps(settings, model)
+        or _attention(settings, model)
         or _explanation(settings)
         or _processes(settings)
     )
@@ -36,7 +38,7 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     kind, loss = settings.task.target.kind, settings.loss
     if kind not in _TREES_LEARN:
         return f"model={model.name} learns {', '.join(_TREES_LEARN)} targets, not {kind}"
-    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
+    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication", *_AIDS):
         if value := getattr(loss, name):
             return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
     if settings.pretrained is not None:
@@ -113,6 +115,20 @@ def _steps(settings: "Settings", model: "Model") -> str | None:
     if not model.pooling.at_steps:
         short = model.pooling.target.rpartition(".")[2]
         return f"{asks}: model.pooling {short} pools whole histories only; use model/pooling=last, mean, max or sum"
+    return None
+
+
+def _attention(settings: "Settings", model: "Model") -> str | None:
+    """What the training aids of attention ask for."""
+    given = [name for name in _AIDS if getattr(settings.loss, name)]
+    if not given:
+        return None
+    if settings.outputs == "steps" or settings.loss.target_replication:
+        return f"loss.{given[0]} is for outputs=last without loss.target_replication"
+    if not (model.pooling.gives_attention or model.encoder.gives_attention):
+        return f"loss.{given[0]}: this model has no attention; use model/pooling=attention"
+    if settings.loss.attention_gradient and settings.representation.name != "grid":
+        return f"loss.attention_gradient needs representation=grid, not {settings.representation.name}"
     return None
 
 

@@ -176,6 +176,8 @@ class Loss(Section):
     logit_adjustment: NonNegativeFloat
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     target_replication: Probability
+    attention_entropy: NonNegativeFloat
+    attention_gradient: NonNegativeFloat
 
 
 class Trainer(Section):

@@ -144,7 +144,10 @@ def _path(model: SequenceModel, histories: Histories) -> pl.DataFrame:
         now = copies.hours_before.gather(1, (end - 1)[:, None])
         then = replace(copies, lengths=end, hours_before=(copies.hours_before - now).clamp(min=0))
         risks.append(_risk(model, then))
-    return pl.DataFrame({"hours": before.double().cpu().numpy(), "risk": np.concatenate(risks)})
+    hours, risk = before.double().cpu().numpy(), np.concatenate(risks)
+    if hours[-1] > 0:  # what happened last was before the prediction
+        hours, risk = np.append(hours, 0.0), np.append(risk, _risk(model, histories.batch))
+    return pl.DataFrame({"hours": hours, "risk": risk})
 
 
 def _timed(histories: Histories, store: Store, preprocessor: Preprocessor, parts: NDArray[np.float64]) -> pl.DataFrame:

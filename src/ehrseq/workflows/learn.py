@@ -188,6 +188,7 @@ def learn(
 
     from ehrseq.data import HistoryDataset, represent
     from ehrseq.metrics.streaming import WatchedMetrics
+    from ehrseq.training.attention_aid import AttentionAid
     from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
     from ehrseq.training.module import SequenceModule
@@ -216,6 +217,7 @@ def learn(
         WatchedMetrics(target, "tuning/"),
         settings.loss.target_replication,
         settings.seed,
+        AttentionAid(settings.loss.attention_entropy, settings.loss.attention_gradient),
     )
     options = settings.trainer
     join_group(options.accelerator)
