@@ -219,7 +219,7 @@ def test_no_explanation_depends_on_its_company(make: Callable[..., Made], words:
     for explainer in [kind(model) for kind in makers]:
         together, single = explainer.attribute(histories), explainer.attribute(alone)
         weights = [found.parts[0][each.present[0]] for found, each in ((together, histories), (single, alone))]
-        assert torch.allclose(*weights, atol=1e-5), explainer.name
+        assert torch.allclose(weights[0], weights[1], atol=1e-5), explainer.name
 
 
 def test_shapley_values_sum_to_the_difference(make: Callable[..., Made]) -> None:
@@ -250,7 +250,7 @@ def test_order_and_agreement() -> None:
     assert place.tolist() == [[2, 0, 3, 1]]
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(0)
-    one, other = generator.integers(0, 5, 40), generator.random(40)
+    one, other = generator.integers(0, 5, 40).astype(float), generator.random(40)
     assert spearman(one, other) == pytest.approx(stats.spearmanr(one, other).statistic)
     assert divergence(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])) == pytest.approx(np.log(2))
     assert evenness(np.array([[0.5, 0.5, 0], [1, 0, 0]]), np.array([2, 1])).tolist() == pytest.approx(

@@ -19,7 +19,7 @@ from ehrseq.explain.person import Glossary, explain_person, in_words
 from ehrseq.explain.planted import TRUTH, PlantedEvents
 from ehrseq.explain.registry import make_explainers
 from ehrseq.explain.verdict import reach_verdict
-from ehrseq.nn import SequenceModel
+from ehrseq.nn import LSTMEncoder, SequenceModel
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.build import build_model
@@ -49,10 +49,13 @@ def model(store: Store) -> SequenceModel:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(0.3)
-        net = made.encoder.forward_nets[0]  # type: ignore[index]
+        assert isinstance(made.encoder, LSTMEncoder)
+        net = made.encoder.forward_nets[0]
+        assert isinstance(net, torch.nn.LSTM)
         sepsis, features, hidden = store.codes.index("DX//sepsis"), len(store.codes), 64
         net.weight_ih_l0[[0, 2 * hidden, 3 * hidden], sepsis + 6 * features] += 3.0  # input gate, candidate, output
-        made.head.linear.weight[:, 0] += 4.0  # type: ignore[union-attr]
+        assert made.head.linear is not None
+        made.head.linear.weight[:, 0] += 4.0
     return made.eval()
 
 
