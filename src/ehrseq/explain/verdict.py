@@ -12,7 +12,7 @@ from ehrseq.explain.registry import ATTENTION
 from ehrseq.metrics.intervals import Draws, Estimate, estimate
 
 _ALIKE = 0.7  # rank correlation above which an explanation does not depend on what was learned
-_MANY = 1e6  # times random, where random moves nothing
+_MANY = 1e6  # times random and more: random moves nothing, and there is no bound
 _EVEN = 0.95  # of the largest entropy
 _WORDS = {
     "gradient_x_input": "gradient times input",
@@ -86,7 +86,9 @@ def reach_verdict(
         if points[1] > 0:
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(base > 0, _mean(own, draws) / base, _MANY)
-            metrics[f"{name}/times_random"] = estimate(points[0] / points[1], ratio, level)
+            found = estimate(points[0] / points[1], ratio, level)
+            ends = (None if end is None or end >= _MANY else end for end in (found.ci_low, found.ci_high))
+            metrics[f"{name}/times_random"] = Estimate(found.value, *ends)
     ranking = tuple(sorted(explainers, key=lambda name: -_value(metrics, f"{name}/comprehensiveness")))
     believed = tuple(name for name in ranking if _is_believed(metrics, name))
     sentence = _sentence(metrics, ranking, believed)
