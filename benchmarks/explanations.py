@@ -3,6 +3,7 @@
     python benchmarks/explanations.py rare
     python benchmarks/explanations.py planted RUN...    # runs on source=synthetic that differ by their seeds
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
+    python benchmarks/explanations.py aids RUN...       # on source=synthetic, without and with loss.attention_gradient
     python benchmarks/explanations.py speed RUN
     python benchmarks/explanations.py trials RUN        # does the verdict tell good explainers from controls?
 
@@ -32,8 +33,8 @@ from ehrseq.explain.registry import cut_histories, make_explainers
 from ehrseq.explain.verdict import reach_verdict
 from ehrseq.explain.weights import Attention
 from ehrseq.files import read_json, write_json
-from ehrseq.metrics.binary import average_precision
-from ehrseq.nn import SequenceModel
+from ehrseq.metrics.binary import auroc, average_precision
+from ehrseq.nn import SequenceModel, step_mask
 from ehrseq.store import Store
 from ehrseq.training import inference
 from ehrseq.workflows import prepare
@@ -75,6 +76,39 @@ def planted(folders: list[str], count: int = 200) -> None:
             weight = explainer.attribute(histories).parts.abs().numpy()
             rows.setdefault(explainer.name, []).append(float(np.nanmean(recovery(truth, weight, present))))
     save("planted", {name: {"mean": float(np.mean(found)), "seeds": found} for name, found in rows.items()})
+
+
+def aids(folders: list[str], count: int = 200) -> None:
+    """Quality and faithfulness of attention by loss.attention_gradient: of events, and of whole steps."""
+    found = []
+    for folder in folders:
+        run, prepared, store, representation, model = opened(folder)
+        everything = store.samples("held_out")
+        label = store.arrays.sample_label[everything, 0].astype(np.float64)
+        scored = inference.score(model, HistoryDataset(representation, everything).ordered(run.settings.loader), CPU)
+        histories = cut_histories(representation, everything[:count])
+        truth = PlantedEvents(prepared.dataset / TRUTH, store).among(histories)
+        steps = np.zeros(tuple(histories.batch.hours_before.shape), bool)
+        row, part = np.nonzero(truth)
+        step = histories.step.expand(len(histories), -1).numpy()[row, part]
+        steps[row[step >= 0], step[step >= 0]] = True
+        real = step_mask(histories.batch.lengths, histories.batch.steps).numpy()
+        by_name = {made.name: made.attribute(histories) for made in make_explainers(EXPLAINERS, model, 16, 6.0)}
+        attention = by_name["attention"].steps
+        assert attention is not None
+        random = np.random.default_rng(0).random(real.shape)
+        entry: dict[str, Any] = {
+            "attention_gradient": run.settings.loss.attention_gradient,
+            "pooling": run.settings.model.plain()["pooling"],
+            "auroc": auroc(label, scored.prediction[:, 0]),
+            "steps_attention": float(np.nanmean(recovery(steps, attention.numpy(), real))),
+            "steps_random": float(np.nanmean(recovery(steps, random, real))),
+        }
+        for name, attribution in by_name.items():
+            weight = attribution.parts.abs().numpy()
+            entry[f"events_{name}"] = float(np.nanmean(recovery(truth, weight, histories.present.numpy())))
+        found.append(entry)
+    save("aids", {"runs": found})
 
 
 def stability(folders: list[str], count: int = 200) -> None:
@@ -245,4 +279,4 @@ if __name__ == "__main__":
     elif command in ("speed", "trials"):
         {"speed": speed, "trials": trials}[command](folders[0])
     else:
-        {"planted": planted, "stability": stability}[command](folders)
+        {"planted": planted, "stability": stability, "aids": aids}[command](folders)
