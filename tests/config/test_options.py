@@ -31,8 +31,11 @@ COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
 def test_option_composes_and_builds(group: str, option: str) -> None:
-    # A forecast asks for outputs at every step.
-    needs = {"task=forecast": ["outputs=steps", "explain=none", "model/pooling=last"]}
+    # A forecast asks for outputs at every step, a site for its name.
+    needs = {
+        "split=site": ["split.sites=ICUType", "split.site=medical"],
+        "task=forecast": ["outputs=steps", "explain=none", "model/pooling=last"],
+    }
     settings = load_settings([f"{group}={option}", *needs.get(f"{group}={option}", [])])
     assert isinstance(build_source(settings.source), Source)
     assert isinstance(build_label_maker(settings.task), LabelMaker)
