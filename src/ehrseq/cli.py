@@ -163,7 +163,7 @@ def evaluate(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 @main.command(epilog=_OVERRIDES)
 @_command
 def explain(overrides: tuple[str, ...], config_dir: Path | None) -> None:
-    """Explain a trained run: attention tables, timelines of histories, a heat map of the cohort.
+    """Explain a trained run: what each event contributes, what matters in the cohort, and how far to believe it.
 
     Name the run with run=<run folder or MLflow run id>, or give the overrides that it was trained with.
     """

@@ -96,6 +96,15 @@ def test_a_run_leaves_what_is_documented(trained: Path) -> None:
         "explain/attention.parquet",
         "explain/cohort_attention.png",
         "explain/timeline_01.png",
+        "explain/timeline_01.html",
+        "explain/verdict.json",
+        "explain/verdict.png",
+        "explain/importance.parquet",
+        "explain/importance.png",
+        "explain/dependence.parquet",
+        "explain/dependence.png",
+        "explain/subgroups.parquet",
+        "explain/attributions.parquet",
         "tracking/metrics.jsonl",
     ):
         assert (folder / name).stat().st_size > 0, name
@@ -112,6 +121,14 @@ def test_a_run_leaves_what_is_documented(trained: Path) -> None:
     assert sums.height == 120
     assert sums["attention"].to_numpy() == pytest.approx(1.0, abs=1e-5)
     assert (sums["hours_before"] == 0).all()
+    verdict = json.loads((folder / "explain" / "verdict.json").read_text())
+    assert verdict["sentence"]
+    assert set(verdict["believed"]) <= set(verdict["ranking"])
+    assert {"code", "time"} == set(pl.read_parquet(folder / "explain" / "importance.parquet")["kind"])
+    page = (folder / "explain" / "timeline_01.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is loaded from anywhere
+    assert "without it the risk would be" in page
+    assert not re.search(r"(?<![\d.])1000[0-6]\d\d(?!\d)|202[01]-\d\d-\d\d", page)
 
 
 def test_mlflow_holds_the_run(trained: Path) -> None:
@@ -128,6 +145,11 @@ def test_mlflow_holds_the_run(trained: Path) -> None:
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2
     names = {path.name for path in (trained / "mlartifacts").rglob("*") if path.is_file()}
     assert {"roc.png", "report.html", "metrics_table.json", "groups_table.json", "model.safetensors"} <= names
+    assert {"verdict.json", "verdict.png", "importance.parquet", "importance.png"} <= names
+    # What shows single histories stays where the data are.
+    assert not {"timeline_01.png", "timeline_01.html", "attributions.parquet", "attention.parquet"} & names
+    assert run.data.tags["ehrseq.verdict"]
+    assert "explain/integrated_gradients/comprehensiveness_ci_low" in run.data.metrics
     assert run.inputs is not None
     contexts = {item.dataset.name: item.tags[0].value for item in run.inputs.dataset_inputs}
     assert contexts == {

@@ -31,10 +31,8 @@ COUNTED = {"num_features", "num_statics", "num_codes", "outputs", "input_size", 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(item) for item in OPTIONS])
 def test_option_composes_and_builds(group: str, option: str) -> None:
-    # What has no weights to show asks for explain=none, a forecast for outputs at every step.
+    # A forecast asks for outputs at every step, a site for its name.
     needs = {
-        "model/pooling=max": ["explain=none"],
-        "model/pooling=sum": ["explain=none"],
         "split=site": ["split.sites=ICUType", "split.site=medical"],
         "task=forecast": ["outputs=steps", "explain=none", "model/pooling=last"],
     }
@@ -86,7 +84,7 @@ MISTAKES = [
     (["model=gbm", "+model.sumary=3"], "unknown key 'model.sumary'; did you mean 'summary'?"),
     (["+model.hed=3"], "unknown key 'model.hed'; did you mean 'head'?"),
     (["model=gbm", "model.summary.max_features=0"], "model.summary.max_features=0 is not possible: input should be"),
-    (["model=gbm", "explain=attention"], "model=gbm has no attention to explain; use explain=none"),
+    (["model=gbm", "explain=quick"], "model=gbm is not a network, which explanations are of; use explain=none"),
     (["model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["+model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["source=physionet2012", "source.pth=x"], "unknown key 'source.pth'; did you mean 'path'?"),
@@ -220,7 +218,7 @@ FORECAST = ["task=forecast", "outputs=steps", "explain=none", "model/pooling=las
 MISFITS = [
     (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
     (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
-    (["outputs=steps", "model/pooling=last"], "outputs=steps: attention is over whole histories; use explain=none"),
+    (["outputs=steps", "model/pooling=last"], "outputs=steps: explanations are of whole histories; use explain=none"),
     (
         ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],
         "outputs=steps needs a net that never looks ahead; model.encoder.bidirectional=true does",
@@ -232,7 +230,7 @@ MISFITS = [
         ["task=forecast", "outputs=steps", "representation=events"],
         "outputs=steps needs representation=grid, not events",
     ),
-    (["task=forecast", "outputs=steps", "model/pooling=last"], "outputs=steps: attention is over whole histories"),
+    (["task=forecast", "outputs=steps", "model/pooling=last"], "outputs=steps: explanations are of whole histories"),
     (
         [*FORECAST, "model.encoder.bidirectional=true"],
         "needs a net that never looks ahead; model.encoder.bidirectional",
@@ -245,7 +243,6 @@ MISFITS = [
     ([*FORECAST, "task.target.horizon=0"], "task.target.horizon=0 is not possible: input should be greater than 0"),
     (["model=gbm", "pretrained=runs/x"], "pretrained=runs/x is for networks, not model=gbm"),
     (["model=gbm", "task=forecast"], "model=gbm learns binary, multiclass, regression targets, not forecast"),
-    (["model/pooling=max"], "model.pooling MaxPooling gives no weights; use model/pooling=attention or explain=none"),
     (["representation=events", "model=channelwise_lstm"], "ChannelwiseLSTMEncoder reads representation=grid only"),
     (["task.target.kind=regression", "loss.focal=2"], "loss.focal=2.0 is for binary, multiclass, multilabel targets"),
     (["task.target.kind=multiclass", "loss.class_weight=2"], "a multiclass target has none or balanced"),

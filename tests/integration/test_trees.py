@@ -126,17 +126,17 @@ def test_a_run_is_found_by_its_mlflow_id_even_without_its_folder(work: Path, ehr
     assert fetched["probability"].to_list() == pytest.approx(pl.read_csv(work / "by.csv")["probability"].to_list())
 
 
-def test_attention_is_refused_in_one_line(work: Path, ehrseq: Command) -> None:
+def test_explanation_is_refused_in_one_line(work: Path, ehrseq: Command) -> None:
     done = ehrseq("explain", f"run={run_folder(work)}", cwd=work)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
-    assert line.startswith(f"error: {run_folder(work).name} is a run of trees, which have no attention;")
+    assert line.startswith(f"error: {run_folder(work).name} is a run of trees, which are not explained;")
     assert line.endswith("train/importance.csv")
     assert "Traceback" not in done.stderr
-    at_once = ehrseq("train", "model=gbm", "explain=attention", cwd=work)
+    at_once = ehrseq("train", "model=gbm", "explain=quick", cwd=work)
     assert (at_once.returncode, at_once.stderr) == (
         2,
-        "error: model=gbm has no attention to explain; use explain=none\n",
+        "error: model=gbm is not a network, which explanations are of; use explain=none\n",
     )
 
 

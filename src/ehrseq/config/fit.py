@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")
+_AIDS = ("attention_entropy", "attention_gradient")
 # What the losses of classes can be told, and what says nothing.
 PLAIN_LOSS = {"class_weight": "none", "focal": 0.0, "logit_adjustment": 0.0, "label_smoothing": 0.0}
 
@@ -27,7 +28,8 @@ def find_misfit(settings: "Settings") -> str | None:
         or _forecast(settings)
         or _representation(settings, model)
         or _steps(settings, model)
-        or _explanation(settings, model)
+        or _attention(settings, model)
+        or _explanation(settings)
         or _processes(settings)
     )
 
@@ -37,7 +39,7 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     kind, loss = settings.task.target.kind, settings.loss
     if kind not in _TREES_LEARN:
         return f"model={model.name} learns {', '.join(_TREES_LEARN)} targets, not {kind}"
-    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication"):
+    for name in ("focal", "logit_adjustment", "label_smoothing", "target_replication", *_AIDS):
         if value := getattr(loss, name):
             return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
     if settings.pretrained is not None:
@@ -45,7 +47,7 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
     if settings.trainer.processes > 1:
         return f"model={model.name} grows in one process; use trainer.devices=1"
     if settings.explain.enabled:
-        return f"model={model.name} has no attention to explain; use explain=none"
+        return f"model={model.name} is not a network, which explanations are of; use explain=none"
     return None
 
 
@@ -130,14 +132,23 @@ def _steps(settings: "Settings", model: "Model") -> str | None:
     return None
 
 
-def _explanation(settings: "Settings", model: "Model") -> str | None:
-    if not settings.explain.enabled:
+def _attention(settings: "Settings", model: "Model") -> str | None:
+    """What the training aids of attention ask for."""
+    given = [name for name in _AIDS if getattr(settings.loss, name)]
+    if not given:
         return None
-    if settings.outputs == "steps":
-        return "outputs=steps: attention is over whole histories; use explain=none"
+    if settings.outputs == "steps" or settings.loss.target_replication:
+        return f"loss.{given[0]} is for outputs=last without loss.target_replication"
     if not (model.pooling.gives_attention or model.encoder.gives_attention):
-        short = model.pooling.target.rpartition(".")[2]
-        return f"explain=attention: model.pooling {short} gives no weights; use model/pooling=attention or explain=none"
+        return f"loss.{given[0]}: this model has no attention; use model/pooling=attention"
+    if settings.loss.attention_gradient and settings.representation.name != "grid":
+        return f"loss.attention_gradient needs representation=grid, not {settings.representation.name}"
+    return None
+
+
+def _explanation(settings: "Settings") -> str | None:
+    if settings.explain.enabled and settings.outputs == "steps":
+        return "outputs=steps: explanations are of whole histories; use explain=none"
     return None
 
 

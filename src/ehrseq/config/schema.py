@@ -189,6 +189,8 @@ class Loss(Section):
     logit_adjustment: NonNegativeFloat
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     target_replication: Probability
+    attention_entropy: NonNegativeFloat
+    attention_gradient: NonNegativeFloat
 
 
 class Trainer(Section):
@@ -266,11 +268,17 @@ class Evaluate(Section):
 
 
 class Explain(Section):
-    """Which histories are explained."""
+    """Which histories are explained, by what, and on how many the explainers are judged."""
 
     enabled: bool
     split: SplitName
+    explainers: Annotated[tuple[str, ...], Field(min_length=1)]
+    samples: PositiveInt | None
+    judged: PositiveInt
+    steps: PositiveInt
+    window_hours: PositiveFloat
     timelines: NonNegativeInt
+    seed: NonNegativeInt
 
 
 class Audit(Section):

@@ -1,6 +1,7 @@
 """The `grid` representation: fixed-width bins that end at prediction_time, cut for a whole batch at once."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,11 @@ class Grid(Representation):
         """Width of a bin."""
         return self._bin_hours
 
+    def holds(self, code: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Whether codes of the store are among the features, (E,)."""
+        held: NDArray[np.bool_] = self._feature[code] >= 0
+        return held
+
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Steps of each sample's history, (M,)."""
         arrays = self.store.arrays
@@ -120,11 +126,7 @@ class Grid(Representation):
             cells: Their events.
         """
         lengths, steps = cells.lengths, cells.shape[1] - 1
-        value = np.where(np.isnan(cells.value), self._without_number[cells.feature], cells.value)
-        values, seen = self._aggregate(cells.cell, value, cells.shape)
-        last_age = np.zeros(cells.shape, np.float32)
-        # Ages in hours; where a cell is hit several times the last assignment, the latest event, stays.
-        last_age.ravel()[cells.cell] = cells.age / HOUR
+        values, seen, last_age = self.contents(cells)
         # The last step up to here in which each feature was seen.
         source = np.where(seen, np.arange(steps + 1, dtype=np.int64)[None, :, None], -1)
         np.maximum.accumulate(source, axis=1, out=source)
@@ -143,6 +145,19 @@ class Grid(Representation):
             observed=torch.from_numpy(seen[:, 1:].astype(np.float32)),
             hours_since=torch.from_numpy(np.where(real, np.maximum(since[:, 1:], 0), 0).astype(np.float32, copy=False)),
         )
+
+    def contents(self, cells: Cells) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+        """What lies in the cells themselves, before anything is carried forward, (B, T + 1, F) each.
+
+        Returns:
+            The value of each cell, whether it has any event, and the age of its latest one in hours.
+        """
+        value = np.where(np.isnan(cells.value), self._without_number[cells.feature], cells.value)
+        values, seen = self._aggregate(cells.cell, value, cells.shape)
+        last_age = np.zeros(cells.shape, np.float32)
+        # Where a cell is hit several times the last assignment, the latest event, stays.
+        last_age.ravel()[cells.cell] = cells.age / HOUR
+        return values, seen, last_age
 
     def _aggregate(
         self, cell: NDArray[np.int64], value: NDArray[np.float32], shape: tuple[int, int, int]

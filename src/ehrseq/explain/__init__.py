@@ -1,1 +1,1 @@
-"""Explanations of predictions."""
+"""Explanations of predictions, and how far they can be believed."""

@@ -1,7 +1,7 @@
-"""Pictures of attention: one history on a timeline, a cohort as a heat map.
+"""Pictures of single histories and of attention.
 
-A timeline shows hours before prediction and how far values lie from the train centre, never dates, identifiers or raw
-values: it may go where the data may not.
+A timeline shows hours before prediction and what events contribute, never dates, identifiers or values: it may go where
+the data may not.
 """
 
 from pathlib import Path
@@ -9,74 +9,63 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ehrseq.plotting import BLUE, GREY, new_figure
-from ehrseq.store import Store
-from ehrseq.store.format import HOUR
-
-_ROWS = 28  # codes that fit a readable page
+from ehrseq.explain.person import Glossary, Person
+from ehrseq.explain.rows import lay_out, shorten
+from ehrseq.plotting import BLUE, GREY, VERMILION, new_figure
 
 
-def draw_timeline(store: Store, table: pl.DataFrame, title: str, bin_hours: float | None, path: Path) -> None:
-    """Draw what happened when, and where the attention lies.
+def draw_timeline(person: Person, glossary: Glossary, title: str, explainer: str, path: Path) -> None:
+    """Draw a history: risk over time above, attention where there is any, contributions of events below.
 
     Args:
-        store: Where the events are.
-        table: The rows of one history, from `attention_table`.
+        person: The explained history.
+        glossary: What codes are called.
         title: Says which history, without an identifier.
-        bin_hours: Width of a step; None where steps have none.
+        explainer: The explainer's name in words.
         path: PNG to write.
     """
-    sample = int(table["sample"][0])
-    arrays = store.arrays
-    events = slice(int(arrays.sample_begin[sample]), int(arrays.sample_end[sample]))
-    hours = (arrays.sample_time[sample] - arrays.time[events]) / HOUR
-    reach = float(table["hours_before"].max() or 0)  # type: ignore[arg-type]
-    oldest = reach + (bin_hours or max(reach * 0.01, 0.1))
-    inside = hours <= oldest
-    hours, code, value = hours[inside], arrays.code[events][inside], arrays.value[events][inside]
-    shown = _rows_to_show(code, value)
-    position = {int(number): row for row, number in enumerate(shown)}
-    keep = np.isin(code, shown)
-    row = np.array([position[int(number)] for number in code[keep]])
-    numeric = ~np.isnan(value[keep])
-    with new_figure(path, 9.0, 2.6 + 0.22 * max(len(shown), 4)) as figure:
-        top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 0.22 * max(len(shown), 4) + 0.6])
-        if bin_hours is None:
-            top.vlines(table["hours_before"], 0, table["attention"], color=BLUE, lw=1.2)
-        else:
-            top.bar(table["hours_before"] + bin_hours / 2, table["attention"], width=bin_hours * 0.92, color=BLUE)
-        top.axhline(1 / table.height, color=GREY, lw=0.8, ls="--")
-        top.annotate("even", (oldest, 1 / table.height), color=GREY, fontsize=8, va="bottom", ha="left")
-        top.set(title=title, ylabel="attention", ylim=(0, None))
-        main.scatter(hours[keep][~numeric], row[~numeric], marker="|", s=70, color="black", lw=1.4)
-        dots = main.scatter(
-            hours[keep][numeric],
-            row[numeric],
-            c=value[keep][numeric],
-            cmap="RdBu_r",
-            vmin=-3,
-            vmax=3,
-            s=22,
-            ec="#555",
-            lw=0.3,
+    layout = lay_out(person, glossary)
+    factor = 24.0 if layout.unit == "days" else 1.0
+    below = 0.24 * max(len(layout.names), 4) + 0.5
+    heights = [1.3, *([0.7] if person.attention is not None else []), below]
+    with new_figure(path, 10.0, sum(heights) + 1.0) as figure:
+        ratios = {"height_ratios": heights, "width_ratios": [8, 1.2]}
+        axes = figure.subplots(len(heights), 2, sharex="col", squeeze=False, gridspec_kw=ratios)
+        for unused in axes[:-1, 1]:
+            unused.set_axis_off()
+        first, main, sums = axes[0, 0], axes[-1, 0], axes[-1, 1]
+        hours, risk = person.path["hours"].to_numpy() / factor, person.path["risk"].to_numpy()
+        first.plot(hours, risk, color="black", lw=1.6)
+        first.set(title=title, ylabel="risk so far", ylim=(0, max(risk.max() * 1.15, 1e-3)))
+        if person.attention is not None:
+            weights = person.attention["attention"].to_numpy()
+            axes[1, 0].vlines(person.attention["hours"] / factor, 0, weights, color=GREY, lw=1.4)
+            axes[1, 0].axhline(1 / len(weights), color="black", lw=0.7, ls="--")
+            axes[1, 0].annotate("even", (layout.oldest, 1 / len(weights)), fontsize=8, va="bottom", ha="left")
+            axes[1, 0].set(ylabel="attention", ylim=(0, None))
+        events = layout.timed.sort(pl.col("contribution").abs())
+        contribution = events["contribution"].to_numpy()
+        size = np.sqrt(np.abs(contribution) / layout.largest)
+        main.scatter(
+            events["when"],
+            events["row"],
+            s=6 + 90 * size**2,
+            c=[VERMILION if value > 0 else BLUE for value in contribution],
+            alpha=0.15 + 0.7 * size,
+            linewidths=0,
         )
-        main.set_yticks(range(len(shown)), [_short(store.codes[number]) for number in shown], fontsize=8)
-        main.set(xlabel="hours before prediction", xlim=(oldest, 0), ylim=(len(shown) - 0.5, -0.5))
-        figure.colorbar(dots, ax=[top, main], label="value, in spreads from the train centre", shrink=0.6, pad=0.01)
-
-
-def _rows_to_show(code: np.ndarray, value: np.ndarray) -> list[int]:
-    """Codes in the order of their names; where there are too many, those that deviate most."""
-    present = np.unique(code)
-    if len(present) <= _ROWS:
-        return [int(number) for number in present]
-    deviation = np.abs(np.nan_to_num(value, nan=1.0))
-    largest = np.array([deviation[code == number].max() for number in present])
-    return sorted(int(number) for number in present[np.argsort(-largest, kind="stable")[:_ROWS]])
-
-
-def _short(code: str) -> str:
-    return code if len(code) <= 34 else f"{code[:33]}…"
+        main.set_yticks(range(len(layout.names)), [shorten(name, 34) for name in layout.names], fontsize=8)
+        main.set(xlabel=f"{layout.unit} before prediction", xlim=(layout.oldest, 0))
+        main.set_ylim(len(layout.names) - 0.5, -0.5)
+        sums.barh(range(len(layout.totals)), layout.totals, color=[VERMILION if t > 0 else BLUE for t in layout.totals])
+        sums.axvline(0, color=GREY, lw=0.8)
+        sums.set(ylim=main.get_ylim(), yticks=[], xlabel="sum")
+        sums.tick_params(axis="x", labelsize=7)
+        figure.supxlabel(
+            f"contributions to the score by {explainer}: red raises, blue lowers; the larger, the more",
+            fontsize=8,
+            color=GREY,
+        )
 
 
 def draw_heat_map(cohort: pl.DataFrame, bin_hours: float, path: Path) -> None:

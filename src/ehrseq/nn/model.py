@@ -118,7 +118,7 @@ class SequenceModel(nn.Module):
         Returns:
             Opinions (B, M, O), attention (B, T) or None, hidden states (B, T, H).
         """
-        steps = self.embedding(**_read(inputs, self.embedding.reads))
+        steps = self.embed(inputs)
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
         pooled = self.pooling(hidden, inputs.lengths)
@@ -140,7 +140,7 @@ class SequenceModel(nn.Module):
             ConfigError: If the encoder looks ahead, or the pooling pools whole histories only.
         """
         _check_causal(self.encoder)
-        steps = self.embedding(**_read(inputs, self.embedding.reads))
+        steps = self.embed(inputs)
         hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
@@ -149,6 +149,12 @@ class SequenceModel(nn.Module):
         if self.summary is not None:
             output = _side_by_side(output, self.summary.steps(**_read(inputs, self.summary.reads)))
         return Prediction(output, None, hidden)
+
+    def embed(self, inputs: SequenceInputs) -> Tensor:
+        """Embedded steps, (B, T, D)."""
+        given = tuple(name for name in self.embedding.may_read if hasattr(inputs, name))
+        steps: Tensor = self.embedding(**_read(inputs, self.embedding.reads + given))
+        return steps
 
     def terms(self, opinions: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of all opinions, in parts, and of how many outcomes each is the mean, see `Objective.terms`.

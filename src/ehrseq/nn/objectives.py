@@ -85,6 +85,10 @@ class Objective(nn.Module, ABC):
         """One number a history, (B,), by which they can be ranked: the last prediction."""
         return self.predict(output)[:, -1]
 
+    def score(self, output: Tensor) -> Tensor:
+        """One number a history, (B,), on the scale on which explanations add up; by default the risk."""
+        return self.risk(output)
+
 
 class BinaryObjective(Objective):
     """Weighted binary cross-entropy, a logit a label; of one label or of several.
@@ -135,6 +139,10 @@ class BinaryObjective(Objective):
     def predict(self, output: Tensor) -> Tensor:
         """Probabilities, (B, P)."""
         return torch.sigmoid(output)
+
+    def score(self, output: Tensor) -> Tensor:
+        """The logit of the last label, (B,)."""
+        return output[:, -1]
 
 
 class MulticlassObjective(Objective):
@@ -436,6 +444,10 @@ class SeveralObjective(Objective):
     def risk(self, output: Tensor) -> Tensor:
         """That of the first part, (B,)."""
         return self._objectives()[0].risk(output[:, : self.sizes[0]])
+
+    def score(self, output: Tensor) -> Tensor:
+        """That of the first part, (B,)."""
+        return self._objectives()[0].score(output[:, : self.sizes[0]])
 
 
 def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:

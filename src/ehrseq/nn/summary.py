@@ -14,6 +14,7 @@ from ehrseq.nn.pieces import KNOTS, pieces
 
 # Of logarithms of counts, of deviations and of scaled hours, which are never negative.
 _AMOUNT_KNOTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
+_LEAST_COUNT = 1e-6  # of observations, where there are none
 # Under the root, so that the deviation of equal values is not made of rounding errors.
 _LEAST_VARIANCE = 0.01
 
@@ -106,7 +107,8 @@ class SummaryNetwork(nn.Module):
         totals, counts = masks @ values, masks @ observed
         counted = observed * real.unsqueeze(-1)
         seen_value = values * counted
-        count, some, seen = counts[:, 0], counts[:, 0].clamp(min=1), (counts[:, 0] > 0).to(values.dtype)
+        # Forms that fade smoothly with what was observed: explanations go from 0 to 1 of it.
+        count, some, seen = counts[:, 0], counts[:, 0].clamp(min=_LEAST_COUNT), counted.amax(1)
         last = last_state(values, lengths)
         first = seen_value.gather(1, counted.argmax(1, keepdim=True)).squeeze(1)
         most = torch.finfo(values.dtype).max

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.metrics.streaming import WatchedMetrics
 from ehrseq.nn import Prediction, SequenceModel, step_mask
+from ehrseq.training.attention_aid import AttentionAid
 from ehrseq.training.inference import look, outputs_of
 from ehrseq.training.schedule import cosine_with_warmup
 
@@ -30,6 +31,7 @@ class SequenceModule(lightning.LightningModule):
         metrics: What is watched on `tuning` beside the loss.
         replication: Share of the loss that outputs before the last have, which learn the same outcome.
         seed: Of dropout.
+        aid: What attention learns beside the outcome; nothing by default.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class SequenceModule(lightning.LightningModule):
         metrics: WatchedMetrics | None = None,
         replication: float = 0.0,
         seed: int = 0,
+        aid: AttentionAid | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,6 +53,7 @@ class SequenceModule(lightning.LightningModule):
         self.tuning_metrics = metrics
         self.replication = replication
         self.seed = seed
+        self.aid = aid or AttentionAid()
         self._sums: dict[str, Tensor] = {}
 
     def forward(self, batch: SequenceBatch) -> Prediction:
@@ -86,12 +90,14 @@ class SequenceModule(lightning.LightningModule):
             loss = self._replicated(batch, prediction.opinions)
             terms, counts = loss[None], loss.new_tensor([len(batch)])
         else:
+            batch = self.aid.prepare(batch)
             prediction = look(self.model, batch)
             opinions, outcome, _samples = outputs_of(batch, prediction)
             terms, counts = self.model.terms(opinions, outcome)
             loss = terms.sum()
         self._add("train/loss", terms.detach(), counts)
-        return loss + self.model.forecast_loss(batch, prediction.hidden)
+        loss = loss + self.model.forecast_loss(batch, prediction.hidden)
+        return loss + self.aid.loss(self.model, batch, prediction) if self.aid else loss
 
     def try_step(self, batch: SequenceBatch) -> None:
         """Forward and backward that leave no trace, neither in gradients nor in figures."""

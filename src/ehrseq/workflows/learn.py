@@ -222,6 +222,7 @@ def set_up(
 
     from ehrseq.data import HistoryDataset, represent
     from ehrseq.metrics.streaming import WatchedMetrics
+    from ehrseq.training.attention_aid import AttentionAid
     from ehrseq.training.inference import choose_device
     from ehrseq.training.module import SequenceModule
     from ehrseq.training.ranks import join_group, rank, ranks, wait_for_others
@@ -250,6 +251,7 @@ def set_up(
         WatchedMetrics(target, "tuning/"),
         settings.loss.target_replication,
         settings.seed,
+        AttentionAid(settings.loss.attention_entropy, settings.loss.attention_gradient),
     )
     join_group(settings.trainer.accelerator)
     # Until the first has made the folder for the checkpoints ready.

@@ -137,7 +137,7 @@ class TrainedRun:
         """
         if isinstance(self.settings.model, Trees):
             raise RunError(
-                f"{self.folder.name} is a run of trees, which have no attention; "
+                f"{self.folder.name} is a run of trees, which are not explained; "
                 f"the gain of each feature is in {self.folder / TRAIN / IMPORTANCE}"
             )
         from safetensors.torch import load_file

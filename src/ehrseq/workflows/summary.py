@@ -56,6 +56,7 @@ def explain_and_tell(overrides: Sequence[str], extra: Path | None) -> None:
         tracker.start()
         result = explain.run(settings, prepared, trained)
         track.log_explanation(tracker, result, settings)
+    print(result.sentence)
     print(f"explanation: {result.folder}")
 
 

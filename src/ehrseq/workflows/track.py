@@ -4,6 +4,7 @@ No subject identifier, date or value of a single person goes there unless `evalu
 tables and figures of single histories stay in the run folder, and counts of a few persons are left out.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,13 +126,24 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
 
 
 def log_explanation(tracker: RunTracker, explained: explain.Explained, settings: Settings) -> None:
-    """Figures and tables of all; those of single histories only where that was asked for."""
+    """The verdict with its figures, and what matters in the cohort.
+
+    Timelines, what events of single persons contribute, and the attention of single histories go there only where that
+    was asked for.
+    """
     folder = explained.folder
-    files = [*sorted(folder.glob("*.png")), folder / explain.COHORT]
-    shown = [path for path in files if settings.evaluate.individuals or not path.name.startswith(INDIVIDUAL)]
-    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in shown})
+    curves = re.compile(r"/(lost|won)_\d+$")
+    tracker.metrics(evaluate.flatten({n: e for n, e in explained.metrics.items() if not curves.search(n)}), 0)
+    files = [*sorted(folder.glob("*.png")), *sorted(folder.glob("*.json")), *sorted(folder.glob("*.csv"))]
+    files += [folder / name for name in (explain.IMPORTANCE, explain.DEPENDENCE, explain.SUBGROUPS)]
     if settings.evaluate.individuals:
-        _log_frame(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention")
+        files += [*sorted(folder.glob("*.html")), folder / explain.ATTRIBUTIONS]
+        if (folder / explain.ATTENTION).is_file():
+            _log_frame(tracker, pl.read_parquet(folder / explain.ATTENTION), f"{EXPLAIN}/attention")
+    else:
+        files = [path for path in files if not path.name.startswith(INDIVIDUAL)]
+    tracker.artifacts({f"{EXPLAIN}/{path.name}": path for path in files if path.name != MANIFEST})
+    tracker.tags({"ehrseq.verdict": explained.sentence})
 
 
 def log_report(tracker: RunTracker, reported: report.Reported) -> None:

@@ -1,0 +1,143 @@
+"""All explainers of a network judged on the same histories: one row a history, one column a figure."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ehrseq.data import Representation
+from ehrseq.explain.agreement import correlation, evenness, overlap
+from ehrseq.explain.base import Attribution, Explainer, score_of
+from ehrseq.explain.faithfulness import Figures, faithfulness
+from ehrseq.explain.histories import Histories
+from ehrseq.explain.planted import PlantedEvents, recovery
+from ehrseq.explain.registry import cut_histories
+from ehrseq.explain.sanity import shaken, with_even_attention, with_random_weights
+from ehrseq.explain.weights import Attention
+from ehrseq.nn import SequenceModel
+
+RANDOM, UNTRAINED = "random", "random_weights"
+CHUNK = 256  # histories at once
+_NOISE = 0.05  # in spreads of the train values
+
+
+class Judge:
+    """Judges explainers.
+
+    The controls are `random`, which names parts in random order, and `random_weights`, the first explainer asked about
+    a network of the same weights in random order.
+
+    Args:
+        model: The trained network.
+        make: Makes the explainers of a network.
+        mean_score: The score that predictions are above or below.
+        planted: The truth, where there is one.
+        seed: Of the controls and of the noise.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        make: Callable[[SequenceModel], Sequence[Explainer]],
+        mean_score: float,
+        planted: PlantedEvents | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.mean_score, self.planted, self.seed = model, mean_score, planted, seed
+        self.explainers = make(model)
+        self.untrained = make(with_random_weights(model, seed))
+        self.even = with_even_attention(model)
+
+    def run(
+        self, representation: Representation, samples: NDArray[np.int64], device: torch.device, each: Callable[[], None]
+    ) -> Figures:
+        """Judge on some histories.
+
+        Args:
+            representation: Cuts the histories.
+            samples: (N,) sample numbers.
+            device: Where to run.
+            each: Called after each chunk.
+
+        Returns:
+            (N,) figures by `<explainer>/<figure>`; see `faithfulness` and `figures_of_trust`.
+        """
+        parts = []
+        for start in range(0, len(samples), CHUNK):
+            histories = cut_histories(representation, samples[start : start + CHUNK]).to(device)
+            parts.append(self.judge(histories))
+            each()
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def judge(self, histories: Histories) -> Figures:
+        """The figures of B histories, (B,) each."""
+        with torch.no_grad():
+            score = score_of(self.model, histories.batch)
+        direction = torch.where(score >= self.mean_score, 1.0, -1.0)
+        found = {explainer.name: explainer.attribute(histories) for explainer in self.explainers}
+        controls = self._controls(histories)
+        figures: Figures = {}
+        planted = self.planted.among(histories) if self.planted is not None else None
+        present = histories.present.cpu().numpy()
+        for name, attribution in (found | controls).items():
+            weight = attribution.parts * direction[:, None] if attribution.signed else attribution.parts
+            own = faithfulness(self.model, histories, weight, direction)
+            if planted is not None:
+                own["recovery_auprc"] = recovery(planted, _weight(attribution), present)
+            figures |= {f"{name}/{figure}": value for figure, value in own.items()}
+        if planted is not None:
+            share = planted.sum(1) / np.maximum(present.sum(1), 1)
+            figures["planted/share"] = np.where(planted.any(1), share, np.nan)
+        return figures | self._trust(histories, found, present) | self._attention(histories, found, score)
+
+    def _controls(self, histories: Histories) -> dict[str, Attribution]:
+        samples = histories.batch.samples.cpu().numpy()
+        # Of each history its own, so that its company changes nothing.
+        drawn = np.stack([np.random.default_rng([self.seed, sample]).random(histories.parts) for sample in samples])
+        random = torch.from_numpy(drawn).float().to(histories.present.device) * histories.present
+        untrained = self.untrained[0].attribute(histories)
+        return {
+            RANDOM: Attribution(RANDOM, signed=False, parts=random),
+            UNTRAINED: Attribution(UNTRAINED, untrained.signed, untrained.parts),
+        }
+
+    def _trust(self, histories: Histories, found: dict[str, Attribution], present: NDArray[np.bool_]) -> Figures:
+        """How alike explanations are that should be, or should not be.
+
+        Rank correlations of the weights of parts: `noise` of the history and the history with a little noise on its
+        values, `untrained` of the network and one with its weights in random order; `agreement` and `overlap` of pairs.
+        """
+        figures: Figures = {}
+        weights = {name: _weight(attribution) for name, attribution in found.items()}
+        nearby = shaken(histories, _NOISE, self.seed)
+        for explainer, other in zip(self.explainers, self.untrained, strict=True):
+            own = weights[explainer.name]
+            for name, changed in (("noise", explainer.attribute(nearby)), ("untrained", other.attribute(histories))):
+                figures[f"{explainer.name}/{name}"] = correlation(own, _weight(changed), present)
+        for one, another in combinations(found, 2):
+            pair = weights[one], weights[another], present
+            figures[f"{one}~{another}/agreement"] = correlation(*pair)
+            figures[f"{one}~{another}/overlap"] = overlap(*pair)
+        return figures
+
+    @torch.no_grad()
+    def _attention(self, histories: Histories, found: dict[str, Attribution], score: Tensor) -> Figures:
+        """How even attention is, and how far scores move when it is made even."""
+        if Attention.name not in found:
+            return {}
+        steps = found[Attention.name].steps
+        assert steps is not None
+        moved = (score - score_of(self.even, histories.batch)).abs()
+        lengths = histories.batch.lengths.cpu().numpy()
+        return {
+            f"{Attention.name}/evenness": evenness(steps.double().cpu().numpy(), lengths),
+            f"{Attention.name}/moved_by_even_weights": moved.double().cpu().numpy(),
+        }
+
+
+def _weight(attribution: Attribution) -> NDArray[np.float64]:
+    """How much each part weighs, whichever way."""
+    return attribution.parts.abs().double().cpu().numpy()

@@ -1,0 +1,171 @@
+"""The verdict: which explainer can be believed, how far, and in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehrseq.explain.faithfulness import Figures
+from ehrseq.explain.judge import RANDOM, UNTRAINED
+from ehrseq.explain.registry import ATTENTION
+from ehrseq.metrics.intervals import Draws, Estimate, estimate
+
+_ALIKE = 0.7  # rank correlation above which an explanation does not depend on what was learned
+_MANY = 1e6  # times random and more: random moves nothing, and there is no bound
+_EVEN = 0.95  # of the largest entropy
+_WORDS = {
+    "gradient_x_input": "gradient times input",
+    "code_occlusion": "leaving out whole codes",
+    "window_occlusion": "leaving out codes by windows of time",
+    "time_occlusion": "leaving out windows of time",
+    "occlusion": "leaving out single events",
+    "attention_x_value": "attention times value",
+    "attention_x_gradient": "attention times gradient",
+    "contributions": "RETAIN's contributions",
+    "gates": "the gates",
+    "shapley": "Shapley values",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the explainers of a run.
+
+    Attributes:
+        sentence: In words.
+        ranking: The explainers, the most faithful first.
+        believed: Those that are better than both controls, with intervals of the difference above 0.
+        metrics: Figures with intervals, by `<explainer>/<figure>`.
+        histories: How many they were judged on.
+    """
+
+    sentence: str
+    ranking: tuple[str, ...]
+    believed: tuple[str, ...]
+    metrics: dict[str, Estimate]
+    histories: int
+
+
+def words_for(explainer: str) -> str:
+    """An explainer's name in a sentence."""
+    return _WORDS.get(explainer, explainer.replace("_", " "))
+
+
+def reach_verdict(
+    figures: Figures,
+    explainers: Sequence[str],
+    subjects: NDArray[np.generic],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+) -> Verdict:
+    """Means with bootstrap intervals by subject, and what follows from them.
+
+    Explainers are ranked by comprehensiveness. `<explainer>/over_random` and `<explainer>/over_untrained` are the
+    paired differences from the controls, `<explainer>/times_random` the ratio.
+
+    Args:
+        figures: (N,) each, of `Judge.run`.
+        explainers: Their names.
+        subjects: (N,) whose history each is.
+        replicates: Bootstrap samples.
+        seed: Of these.
+        level: Coverage of the intervals.
+    """
+    gains = {f"{name}/over_random": _difference(figures, name, RANDOM) for name in explainers}
+    gains |= {f"{name}/over_untrained": _difference(figures, name, UNTRAINED) for name in explainers}
+    columns = figures | gains
+    draws = np.concatenate([*Draws(subjects, replicates, seed)]) if replicates else np.ones((0, len(subjects)))
+    metrics = {name: estimate(_mean(value, None)[0], _mean(value, draws), level) for name, value in columns.items()}
+    base = _mean(figures[f"{RANDOM}/comprehensiveness"], draws)
+    for name in explainers:
+        own = figures[f"{name}/comprehensiveness"]
+        points = _mean(own, None)[0], _mean(figures[f"{RANDOM}/comprehensiveness"], None)[0]
+        if points[1] > 0:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.where(base > 0, _mean(own, draws) / base, _MANY)
+            found = estimate(points[0] / points[1], ratio, level)
+            ends = (None if end is None or end >= _MANY else end for end in (found.ci_low, found.ci_high))
+            metrics[f"{name}/times_random"] = Estimate(found.value, *ends)
+    ranking = tuple(sorted(explainers, key=lambda name: -_value(metrics, f"{name}/comprehensiveness")))
+    believed = tuple(name for name in ranking if _is_believed(metrics, name))
+    sentence = _sentence(metrics, ranking, believed)
+    return Verdict(sentence, ranking, believed, metrics, len(subjects))
+
+
+def _difference(figures: Figures, name: str, control: str) -> NDArray[np.float64]:
+    return figures[f"{name}/comprehensiveness"] - figures[f"{control}/comprehensiveness"]
+
+
+def _mean(value: NDArray[np.float64], draws: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The mean of what is known, as it is or in each draw, (R,)."""
+    known = ~np.isnan(value)
+    weights = known[None].astype(np.float64) if draws is None else draws * known
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean: NDArray[np.float64] = weights @ np.where(known, value, 0.0) / weights.sum(1)
+    return mean
+
+
+def _value(metrics: dict[str, Estimate], name: str) -> float:
+    found = metrics[name].value if name in metrics else None
+    return float("nan") if found is None else found
+
+
+def _above(metrics: dict[str, Estimate], name: str) -> bool:
+    """Whether a difference is above 0, with its interval."""
+    low = metrics[name].ci_low
+    return low is not None and low > 0
+
+
+def _is_believed(metrics: dict[str, Estimate], name: str) -> bool:
+    controls = all(_above(metrics, f"{name}/{difference}") for difference in ("over_random", "over_untrained"))
+    return controls and _value(metrics, f"{name}/untrained") < _ALIKE
+
+
+def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Sequence[str]) -> str:
+    parts = []
+    if believed:
+        best = believed[0]
+        own, random = (_value(metrics, f"{name}/comprehensiveness") for name in (best, RANDOM))
+        times = _value(metrics, f"{best}/times_random")
+        more = f", {times:.1f} times as far as random ones do" if 1 < times < 100 else f", random ones by {random:.2f}"
+        parts.append(
+            f"Explain with {words_for(best)}: without the events that it names first "
+            f"the score falls by {own:.2f}{more}."
+        )
+        doubted = [words_for(name) for name in ranking if name not in believed and name not in ATTENTION]
+        if doubted:
+            parts.append(f"Do not use {', '.join(doubted)}: not better than both controls.")
+    else:
+        parts.append(
+            "No explainer tried here is better than both random order and a network that learned nothing: "
+            "explain with none."
+        )
+    parts += _on_attention(metrics, ranking, believed)
+    if "planted/share" in metrics and believed:
+        found = max(believed, key=lambda name: _value(metrics, f"{name}/recovery_auprc"))
+        parts.append(
+            f"Of the planted truth {words_for(found)} recovers an area under precision and recall of "
+            f"{_value(metrics, f'{found}/recovery_auprc'):.2f} "
+            f"(random {_value(metrics, f'{RANDOM}/recovery_auprc'):.2f})."
+        )
+    return " ".join(parts)
+
+
+def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Sequence[str]) -> list[str]:
+    name = ATTENTION[0]
+    if name not in ranking:
+        return []
+    if not _above(metrics, f"{name}/over_random"):
+        text = "Attention here is no better than random: do not use it to explain"
+    elif name not in believed:
+        text = "Attention here is no better than that of a network that learned nothing: do not use it to explain"
+    else:
+        own, best = (_value(metrics, f"{chosen}/comprehensiveness") for chosen in (name, ranking[0]))
+        text = f"Attention here is better than random, with {own / best:.0%} of the effect of the best explainer"
+    even = _value(metrics, f"{name}/evenness")
+    if even > _EVEN:
+        text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
+    return [f"{text}."]
