@@ -35,6 +35,10 @@ class TrainingError(EhrseqError):
     """A training that cannot start or go on."""
 
 
+class Pruned(EhrseqError):  # noqa: N818 - not an error, but what ends a training
+    """A training that was stopped because others of its sweep do better; not a mistake."""
+
+
 def suggest(word: str, known: list[str]) -> str:
     """The tail of a message about an unknown word: the likely intended one, or all that exist.
 

@@ -62,11 +62,30 @@ def load_settings(overrides: Sequence[str] = (), extra: Path | None = None) -> S
 
 
 def compose(overrides: Sequence[str] = (), extra: Path | None = None) -> dict[str, Any]:
-    """Compose `conf/config.yaml` with Hydra overrides into plain Python types.
+    """Compose `conf/config.yaml` with Hydra overrides into plain Python types: the settings of one run.
 
     Raises:
         ConfigError: If an override cannot be understood or applied.
     """
+    return _of_one_run(_compose(overrides, extra))
+
+
+def compose_sweep(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
+    """Compose what `ehrseq train -m` is told of its sweep (the group `sweep`).
+
+    Raises:
+        ConfigError: If an override cannot be understood or applied.
+    """
+    sweep: dict[str, Any] = _compose(overrides, extra)["sweep"]
+    return sweep
+
+
+def _of_one_run(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed configuration without what says how it was chosen, or that it is one of many."""
+    return {str(key): value for key, value in plain.items() if key not in {"experiment", "sweep"}}
+
+
+def _compose(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -84,10 +103,9 @@ def compose(overrides: Sequence[str] = (), extra: Path | None = None) -> dict[st
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             plain = OmegaConf.to_container(hydra_compose(CONFIG_NAME, overrides=words), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain_refusal(overrides, groups(extra), lambda words: compose(words, extra), error)
+        message = explain_refusal(overrides, groups(extra), lambda words: _compose(words, extra), error)
         raise ConfigError(message) from error
     assert isinstance(plain, dict)
-    plain.pop("experiment", None)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -105,8 +123,7 @@ def read_settings(path: Path) -> Settings:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no configuration; write it with `ehrseq config > {path}`")
-    plain.pop("experiment", None)
-    return check(plain, where=str(path))
+    return check(_of_one_run(plain), where=str(path))
 
 
 def dump_settings(settings: Settings) -> str:

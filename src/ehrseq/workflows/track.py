@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 
 from ehrseq.config.schema import Settings
+from ehrseq.errors import Pruned
 from ehrseq.files import atomic_file, read_json, read_manifest
-from ehrseq.tracking import RunTracker
+from ehrseq.tracking import RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain
 from ehrseq.workflows.console import say
 from ehrseq.workflows.prepare import REPORT, Prepared, count_samples
@@ -28,11 +29,20 @@ _TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table i
 
 
 @contextmanager
-def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
-    """A tracker that is finished with the right status, however the block ends."""
-    tracker = RunTracker(folder, settings.tracking, folder.name, say)
+def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> Iterator[RunTracker]:
+    """A tracker that is finished with the right status, however the block ends.
+
+    Args:
+        settings: Where MLflow is.
+        folder: The run folder.
+        link: The sweep that the run belongs to.
+    """
+    tracker = RunTracker(folder, settings.tracking, folder.name, say, link)
     try:
         yield tracker
+    except Pruned:
+        tracker.finish("KILLED")
+        raise
     except Exception:
         tracker.finish("FAILED")
         raise

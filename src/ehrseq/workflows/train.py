@@ -1,6 +1,6 @@
 """From a store to trained weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +17,7 @@ from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT = "history.csv", "environment.json"
+Watch = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
 
 
 def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
@@ -24,7 +25,9 @@ def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
     return not settings.force and is_current(folder / TRAIN, train_key(settings, prepared))
 
 
-def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> TrainedRun:
+def run(
+    settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker, watch: Watch | None = None
+) -> TrainedRun:
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors) and Lightning checkpoints, or trees (text) and the gain of each feature;
@@ -35,6 +38,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         prepared: The data.
         folder: The run folder.
         tracker: Receives each epoch's figures.
+        watch: Called with them too; may end a hopeless training by raising `Pruned`.
 
     Raises:
         TrainingError: If the loss is no longer finite.
@@ -50,6 +54,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         tracker.metrics(metrics, epoch)
         # Seconds are for the eye; what is written must be the same in every repetition.
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
+        if watch is not None:
+            watch(metrics, epoch)
 
     store = prepared.open()
     with atomic_folder(folder / TRAIN) as staging:
