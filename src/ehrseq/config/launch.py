@@ -6,15 +6,16 @@ from typing import Any
 
 from ehrseq.config.load import CONFIG_NAME, conf_dir
 from ehrseq.config.sweep import Plan
-from ehrseq.errors import RunError
+from ehrseq.errors import EhrseqError
 
-# Hydra's word for a launcher, and the key of how many jobs it runs at a time.
+# Hydra's word for a launcher, and what it is to be told.
 _LAUNCHERS = {
-    "local": ("basic", None),
-    "joblib": ("joblib", "n_jobs"),
-    "submitit_local": ("submitit_local", "array_parallelism"),
-    "submitit_slurm": ("submitit_slurm", "array_parallelism"),
-    "ray": ("ehrseq_ray", None),
+    "local": ("basic", ()),
+    "joblib": ("joblib", ("n_jobs={workers}",)),
+    # Its jobs end after an hour, unless told otherwise; here nobody waits in line behind them.
+    "submitit_local": ("submitit_local", ("timeout_min=100000",)),
+    "submitit_slurm": ("submitit_slurm", ("array_parallelism={workers}",)),
+    "ray": ("ehrseq_ray", ()),
 }
 
 
@@ -31,14 +32,14 @@ def launch(plan: Plan, worker: Callable[[Any], int], workers: int, folder: Path)
         A line on each worker that ended with an exception.
 
     Raises:
-        RunError: If the launcher itself fails.
+        EhrseqError: If a worker cannot begin.
     """
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import JobStatus
 
-    name, parallel = _LAUNCHERS[plan.sweep.launcher]
+    name, told = _LAUNCHERS[plan.sweep.launcher]
     words = [
         f"hydra/launcher={name}",
         "hydra/sweeper=ehrseq",
@@ -48,7 +49,7 @@ def launch(plan: Plan, worker: Callable[[Any], int], workers: int, folder: Path)
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
-        *([f"hydra.launcher.{parallel}={workers}"] if parallel else []),
+        *(f"hydra.launcher.{word.format(workers=workers)}" for word in told),
         *plan.launcher_words,
     ]
     GlobalHydra.instance().clear()
@@ -64,6 +65,7 @@ def launch(plan: Plan, worker: Callable[[Any], int], workers: int, folder: Path)
         GlobalHydra.instance().clear()
     failed = [job for job in returns if job.status != JobStatus.COMPLETED]
     for job in failed:
-        if isinstance(job._return_value, RunError):
+        # Here a worker is this very process: what it raises is not a lost job but what went wrong.
+        if plan.sweep.launcher == "local" or isinstance(job._return_value, EhrseqError):
             raise job._return_value
     return [f"{type(job._return_value).__name__}: {job._return_value}" for job in failed]

@@ -68,6 +68,9 @@ class Sandbox:
     """
 
     def __init__(self, preload: Sequence[str]) -> None:
+        # A joblib worker has a way of its own to start processes, of which those that it starts know nothing.
+        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+            multiprocessing.set_start_method("forkserver", force=True)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
         self._running: set[Any] = set()

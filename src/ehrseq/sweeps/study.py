@@ -1,7 +1,7 @@
 """An Optuna study as a queue of trials, for any number of workers on any number of machines.
 
 All trials are made before the first one runs, as many as were asked for, and wait; a worker takes one by changing its
-state, which the storage lets only one of them do. So there are never more than were asked for. A worker says every so
+state, which only one of them can do. So there are never more than were asked for. A worker says every so
 often that it is alive; the trials of one that is dead wait again, under the same number and with the same values.
 """
 
@@ -45,7 +45,7 @@ _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "cmaes": lambda seed, **options: optuna.samplers.CmaEsSampler(
         seed=seed, warn_independent_sampling=False, **options
     ),
-    "gp": lambda seed, **options: optuna.samplers.GPSampler(seed=seed, deterministic_objective=True, **options),
+    "gp": optuna.samplers.GPSampler,
     "grid": optuna.samplers.RandomSampler,  # never asked: every trial has its values from the start
 }
 _PRUNERS: dict[str, Callable[..., BasePruner]] = {
@@ -177,7 +177,6 @@ class StudyQueue:
         with locked(self._lock), suppress(optuna.exceptions.DuplicatedStudyError):
             self._storage.create_new_study(directions, plan.id)
         self._study = optuna.load_study(study_name=plan.id, storage=self._storage, sampler=sampler, pruner=pruner)
-        self._id = self._storage.get_study_id_from_name(plan.id)
         if self._study.directions != directions:
             raise ConfigError(f"sweep.name={plan.id}: a study of this name has other objectives; give another name")
         self._trials: dict[int, Trial] = {}
@@ -209,22 +208,29 @@ class StudyQueue:
 
     def take(self) -> Task | None:
         """The first that waits; its values are drawn now, unless an earlier attempt has them already."""
-        for frozen in self._all():
-            if frozen.state != TrialState.WAITING:
-                continue
-            self._sign(frozen._trial_id)
-            try:
-                taken = self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                taken = False
-            if taken:
+        trial_id = self._claim()
+        if trial_id is None:
+            return None
+        trial = Trial(self._study, trial_id)
+        chosen = self._choose(trial)
+        task = Task(trial.number, words_of(chosen), tuple(range(len(self._plan.repeats))))
+        trial.set_user_attr(_WORDS, list(task.chosen))
+        self._trials[task.trial] = trial
+        return task
+
+    def _claim(self) -> int | None:
+        # SQLite lets two take the same trial, so workers that share a folder go one by one; a server sees to the rest.
+        with locked(self._lock):
+            for frozen in self._all():
+                if frozen.state != TrialState.WAITING:
+                    continue
                 self._sign(frozen._trial_id)
-                trial = Trial(self._study, frozen._trial_id)
-                chosen = self._choose(trial)
-                task = Task(trial.number, words_of(chosen), tuple(range(len(self._plan.repeats))))
-                trial.set_user_attr(_WORDS, list(task.chosen))
-                self._trials[task.trial] = trial
-                return task
+                try:
+                    if self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
+                        self._sign(frozen._trial_id)
+                        return frozen._trial_id
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    pass
         return None
 
     def report(self, task: Task, epoch: int, value: float) -> bool:
@@ -262,7 +268,8 @@ class StudyQueue:
 
     def _all(self) -> list[FrozenTrial]:
         """The trials that were asked for; more there are only where two machines began the study at once."""
-        trials = self._storage.get_all_trials(self._id, deepcopy=False)
+        # Through the study, whose cache must know a trial before it is worked on.
+        trials = self._study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.number < self._plan.trials]
 
     def _choose(self, trial: Trial) -> Assignment:
