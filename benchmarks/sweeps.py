@@ -120,7 +120,8 @@ def mlflow_runs(uri: str, sweep_id: str) -> dict[str, int]:
 def pruning(archive: Path, folder: Path) -> dict[str, Any]:
     """The same random search without pruning and with it."""
     search = ("sweep=random", "model=lstm,gru", RATE, DECAY, DROPOUT, "sweep.trials=30", "trainer.max_epochs=12")
-    options = ("trainer.monitor=tuning/auroc", "sweep.evaluate=none", "tracking=none")
+    light = ("representation.bin_hours=8", "loader.batch_size=256", "model.next_values=null")
+    options = ("trainer.monitor=tuning/auroc", "sweep.evaluate=none", "tracking=none", *light)
     result: dict[str, Any] = {}
     for name, more in {"whole": (), "pruned": ("sweep.pruner=median",)}.items():
         # Apart, so that what one has trained is not found by the other.

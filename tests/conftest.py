@@ -75,14 +75,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(
-        [*user, programs / "initdb", "-D", data, "-U", "ehrseq", "-A", "trust", "--no-sync"], check=True, **quiet
-    )
-    options = f"-p {port} -h 127.0.0.1 -k {data} -c fsync=off"
-    control = [*user, programs / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
+
+    def call(*words: str | Path, check: bool = True) -> None:
+        subprocess.run([*user, *words], check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    call(programs / "initdb", "-D", data, "-U", "ehrseq", "-A", "trust", "--no-sync")
+    control = (programs / "pg_ctl", "-D", data, "-w")
+    call(*control, "-o", f"-p {port} -h 127.0.0.1 -k {data} -c fsync=off", "start")
     try:
         yield f"postgresql+psycopg://ehrseq@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=False, **quiet)
+        call(*control, "-m", "immediate", "stop", check=False)

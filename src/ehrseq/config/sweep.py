@@ -189,7 +189,7 @@ def _sort(overrides: Sequence[str], extra: Path | None) -> _Sorted:
         key = override.key_or_group
         if key.split(".")[0] == "sweep":
             # Options of Optuna's own classes are not in the file, which Hydra would refuse.
-            own.append(f"++{word}" if "_options." in key else word)
+            own.append(f"++{word}" if "_options." in key and word[0] not in "+~" else word)
         elif key.split(".")[0].split("/")[0] == "hydra":
             launcher.append(word)
         elif not override.is_sweep_override():

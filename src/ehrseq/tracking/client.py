@@ -75,6 +75,11 @@ class MlflowRun:
                 return cls(client, run_id)
             except MlflowException:
                 pass  # the store was deleted: a new run takes its place and the spool is sent again
+        return cls.begin(client, experiment_id, name, link)
+
+    @classmethod
+    def begin(cls, client: MlflowClient, experiment_id: str, name: str, link: RunLink | None = None) -> "MlflowRun":
+        """Begin a run; one of a sweep has its place there from the first moment."""
         tags = None
         if link is not None:
             tags = link.tags(_group(client, experiment_id, link) if link.group else link.parent)

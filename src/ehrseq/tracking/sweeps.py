@@ -13,9 +13,9 @@ from mlflow.tracking import MlflowClient
 
 from ehrseq.config.schema import Tracking
 from ehrseq.files import locked
-from ehrseq.tracking.client import connect, patiently
+from ehrseq.tracking.client import MlflowRun, connect, patiently
 from ehrseq.tracking.link import PARENT, REPEAT, ROLE, SWEEP, TRIAL, RunLink
-from ehrseq.tracking.spool import Spool
+from ehrseq.tracking.spool import Entry, Spool
 
 OUTCOME, FAILURE, COPY_OF = "ehrseq.outcome", "ehrseq.failure", "ehrseq.same_as"
 _PAGE = 1000
@@ -83,6 +83,19 @@ class SweepRuns:
                     patiently(lambda run=run: self._client.delete_run(run.info.run_id))  # type: ignore[misc]
             self._say(kept, item.status, item.tags)
         return missing
+
+    def add(self, link: RunLink, item: Settled, params: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+        """Make a run that should be there: its process ended, or MLflow was away, before it was made.
+
+        Returns:
+            Its id.
+        """
+        run = MlflowRun.begin(self._client, self._experiment, link.name, link)
+        patiently(lambda: run.params(params))
+        patiently(lambda: run.metrics(entries))
+        patiently(lambda: run.tags(item.tags))
+        patiently(lambda: run.finish(item.status))
+        return run.run_id
 
     def _say(self, run: Run, status: str, tags: Mapping[str, str]) -> None:
         new = {key: value for key, value in tags.items() if run.data.tags.get(key) != value}
@@ -158,8 +171,6 @@ def stand_for(config: Tracking, run_id: str, link: RunLink, spool: Spool) -> str
     Returns:
         The run itself where it is of this sweep already, else the id of the copy.
     """
-    from ehrseq.tracking.client import MlflowRun
-
     client: MlflowClient = connect(config.uri, config.experiment)[0]
     original = patiently(lambda: client.get_run(run_id))
     if original.data.tags.get(SWEEP) == link.sweep:

@@ -124,7 +124,7 @@ def _all_or_ends(space: Sequence[Dimension], plan: Plan) -> Iterator[dict[str, s
 
 
 def _renew(plan: Plan, folder: SweepFolder) -> None:
-    """Make failed runs of a grid due again; with force=true all. A study keeps its failures: it has learned from them."""
+    """Make failed runs of a grid due again, with force=true all; a study keeps what it has learned from."""
     if plan.sweep.method != "grid":
         return
     for outcome in folder.outcomes():

@@ -3,15 +3,21 @@
 import csv
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from ehrseq.config.load import load_settings
 from ehrseq.config.sweep import Plan
 from ehrseq.sweeps.records import GOOD, Outcome, SweepFolder
+from ehrseq.tracking import Spool
 from ehrseq.workflows.console import say
+from ehrseq.workflows.track import flat_params
+from ehrseq.workflows.worker import link_of
 
 if TYPE_CHECKING:
-    from ehrseq.tracking.sweeps import SweepRuns
+    from ehrseq.tracking.sweeps import Settled, SweepRuns
     from ehrseq.workflows.sweep import SweepResult
 
 _STATUS = {"finished": "FINISHED", "pruned": "KILLED"}
@@ -76,9 +82,8 @@ class SweepTracking:
         runs = self._runs
 
         def close() -> None:
-            missing = runs.settle([_settled(outcome) for outcome in result.outcomes])
-            for item in missing:
-                say(f"MLflow has no run of trial {item.trial}, repetition {item.repeat}; its folder has everything")
+            for item in runs.settle([_settled(outcome) for outcome in result.outcomes]):
+                self._add(runs, item)
             if len(self._plan.repeats) > 1:
                 runs.close_groups()
             table = self._write_table(result.outcomes)
@@ -88,6 +93,16 @@ class SweepTracking:
             runs.close("FAILED" if result.failed else "FINISHED", self._figures(result), tags, files)
 
         self._guard(close)
+
+    def _add(self, runs: "SweepRuns", item: "Settled") -> None:
+        """Make a run that MLflow should have: its process ended, or MLflow was away, before it was made."""
+        outcome = self._folder.find(item.trial, item.repeat)
+        assert outcome is not None
+        chosen = outcome.chosen[: len(outcome.chosen) - len(self._plan.repeats[item.repeat])]
+        link = link_of(self._plan, self._folder, runs.parent, item.trial, item.repeat, chosen)
+        params = flat_params(load_settings(outcome.words, self._plan.extra))
+        entries = Spool(Path(outcome.folder) / "tracking" / "metrics.jsonl").read() if outcome.folder else []
+        self._folder.record(replace(outcome, run_id=runs.add(link, item, params, entries)))
 
     def _connect(self) -> None:
         from ehrseq.tracking.sweeps import SweepRuns
@@ -144,7 +159,7 @@ class SweepTracking:
         return "\n".join([*lines, "", f"All runs: `trials.csv`; folder `{result.folder}`"])
 
 
-def _settled(outcome: Outcome) -> Any:
+def _settled(outcome: Outcome) -> "Settled":
     from ehrseq.tracking.sweeps import FAILURE, OUTCOME, Settled
 
     tags: dict[str, str] = {OUTCOME: outcome.status}

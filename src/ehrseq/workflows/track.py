@@ -54,8 +54,7 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
     """Parameters, tags and data digests, before training starts."""
-    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
-    tracker.params(dict(_flat(plain)))
+    tracker.params(flat_params(settings))
     tracker.tags(
         {
             "mlflow.source.name": "ehrseq",
@@ -67,6 +66,12 @@ def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folde
             "ehrseq.store_digest": prepared.digest,
         }
     )
+
+
+def flat_params(settings: Settings) -> dict[str, Any]:
+    """Every setting that says what a run is, under its dotted key."""
+    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
+    return dict(_flat(plain))
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
