@@ -162,9 +162,46 @@ def overhead(archive: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def launchers(archive: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - all parts are called alike
+    """The same six trials by every launcher; Ray on a cluster of two nodes, both on this machine."""
+    port = 26379
+    ray = Path(sys.executable).parent / "ray"
+    node = [str(ray), "start", "--num-cpus=1", "--object-store-memory=100000000"]
+    head = [*node, "--head", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
+    figures: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    small = (
+        "source.n_subjects=600",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "explain=none",
+        "tracking=none",
+    )
+    try:
+        for name in ("local", "joblib", "submitit_local", "ray"):
+            more = [f"sweep.launcher={name}", "sweep.jobs=2", f"paths.runs={name}"]
+            if name == "ray":
+                more.append(f"hydra.launcher.address=127.0.0.1:{port}")
+                for command in (head, [*node, f"--address=127.0.0.1:{port}"]):
+                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            grid = ("model=lstm,gru", "optim.optimizer.lr=1e-3,3e-3,1e-2", *small, *more, "sweep.name=six")
+            started = time.perf_counter()
+            with (folder / f"{name}.log").open("a") as log:
+                subprocess.run([str(EHRSEQ), "train", "-m", *grid], cwd=folder, stdout=log, stderr=log, check=True)
+            seconds[name] = round(time.perf_counter() - started, 1)
+            told = json.loads((folder / name / "sweeps" / "six" / "summary.json").read_text())
+            figures[name] = [
+                {key: value for key, value in run["values"].items() if key != "train/seconds"} for run in told["runs"]
+            ]
+    finally:
+        subprocess.run([str(ray), "stop"], check=False, stdout=subprocess.DEVNULL)
+    same = {name: found == figures["local"] for name, found in figures.items()}
+    return {"runs": len(figures["local"]), "figures_a_run": len(figures["local"][0]), "same": same, "seconds": seconds}
+
+
 def main() -> None:
     """Run the parts that were named and keep their figures."""
-    parts = {"resume": resume, "pruning": pruning, "overhead": overhead}
+    parts = {"resume": resume, "pruning": pruning, "overhead": overhead, "launchers": launchers}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("parts", nargs="+", choices=sorted(parts))
