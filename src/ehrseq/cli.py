@@ -122,6 +122,10 @@ def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -
 
     # A misspelt word is told at once, before anything heavy is imported.
     settings = load_settings(overrides, config_dir)
+    if settings.resume is not None:
+        from ehrseq.workflows.checkpoints import resumed
+
+        settings = resumed(settings, list(overrides), config_dir)
 
     from ehrseq.workflows.summary import train_and_tell
 

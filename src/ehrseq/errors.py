@@ -39,6 +39,19 @@ class Pruned(EhrseqError):  # noqa: N818 - not an error, but what ends a trainin
     """A training that was stopped because others of its sweep do better; not a mistake."""
 
 
+class InterruptedBySignalError(EhrseqError):
+    """A signal ended the work; what is done is saved.
+
+    Args:
+        number: Of the signal.
+        message: What is saved, and how to go on.
+    """
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def suggest(word: str, known: list[str]) -> str:
     """The tail of a message about an unknown word: the likely intended one, or all that exist.
 

@@ -68,8 +68,6 @@ def test_a_run_leaves_what_is_documented(trained: Path) -> None:
         "train/preprocessor.json",
         "train/history.csv",
         "train/environment.json",
-        "train/checkpoints/best.ckpt",
-        "train/checkpoints/last.ckpt",
         "evaluate/roc.png",
         "evaluate/precision_recall.png",
         "evaluate/calibration.png",

@@ -415,6 +415,7 @@ class Adam(Component):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Probability, Probability] = (0.9, 0.999)
+    fused: bool = False
 
 
 COMPONENTS: dict[str, type[Component]] = {

@@ -27,6 +27,7 @@ def find_misfit(settings: "Settings") -> str | None:
         or _representation(settings, model)
         or _steps(settings, model)
         or _explanation(settings, model)
+        or _processes(settings)
     )
 
 
@@ -40,6 +41,8 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
             return f"loss.{name}={value} is for networks; model={model.name} takes loss.class_weight alone"
     if settings.pretrained is not None:
         return f"pretrained={settings.pretrained} is for networks, not model={model.name}"
+    if settings.trainer.processes > 1:
+        return f"model={model.name} grows in one process; use trainer.devices=1"
     if settings.explain.enabled:
         return f"model={model.name} has no attention to explain; use explain=none"
     return None
@@ -121,4 +124,19 @@ def _explanation(settings: "Settings", model: "Model") -> str | None:
     if not (model.pooling.gives_attention or model.encoder.gives_attention):
         short = model.pooling.target.rpartition(".")[2]
         return f"explain=attention: model.pooling {short} gives no weights; use model/pooling=attention or explain=none"
+    return None
+
+
+def _processes(settings: "Settings") -> str | None:
+    trainer, size = settings.trainer, settings.loader.batch_size
+    if trainer.precision == "16-mixed" and trainer.gradient_clip and settings.optim.optimizer.arguments().get("fused"):
+        return "trainer.precision=16-mixed clips gradients without optim.optimizer.fused only; set it to false"
+    if size % (trainer.processes * trainer.accumulate):
+        parts = f"{trainer.processes} processes" + (f" x {trainer.accumulate} parts" if trainer.accumulate > 1 else "")
+        return f"loader.batch_size={size} is the batch of one optimiser step: {parts} cannot share it evenly"
+    if trainer.strategy == "fsdp" and trainer.processes > 1:
+        if settings.optim.weight_averaging is not None:
+            return "trainer.strategy=fsdp keeps no moving average of weights; use optim.weight_averaging=null"
+        if trainer.accelerator == "cpu":
+            return "trainer.strategy=fsdp is for GPUs; use trainer.strategy=ddp"
     return None

@@ -4,7 +4,7 @@ Values come from the YAML files in `conf/`; this module holds no defaults of its
 look.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Discriminator,
@@ -181,19 +181,36 @@ class Loss(Section):
 class Trainer(Section):
     """How long and on what the network trains."""
 
+    # What has no part in the result: it may differ when a training goes on.
+    harmless: ClassVar = ("checkpoint_minutes", "profile", "progress")
+
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: PositiveInt
+    nodes: PositiveInt
+    strategy: Literal["ddp", "fsdp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    tf32: bool
+    compile: bool
+    accumulate: PositiveInt
     max_epochs: PositiveInt
     patience: PositiveInt | None
     monitor: Annotated[str, Field(pattern=r"^tuning/[a-z_0-9]+$")]
     gradient_clip: PositiveFloat | None
     deterministic: bool
+    checkpoint_minutes: NonNegativeFloat
+    profile: bool
     progress: Literal["auto"] | bool
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.devices * self.nodes
 
 
 class Loader(Section):
     """How many histories make a batch, and who cuts them."""
+
+    harmless: ClassVar = ("num_workers", "cache_gib")
 
     batch_size: PositiveInt
     batch_tokens: PositiveInt | None
@@ -265,6 +282,7 @@ class Settings(Section):
     evaluate: Evaluate
     audit: Audit
     paths: Paths
+    resume: str | None
     run: str | None
     output: str | None
     force: bool

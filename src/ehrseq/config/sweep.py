@@ -42,7 +42,7 @@ _NEEDS = {
 # What a run tells of itself beside what is watched on `tuning`.
 _FIGURES = ("train/loss", "train/epochs", "train/seconds", "model/weights")
 # What a run may differ in without being another one.
-_INCIDENTAL = ("paths", "tracking", "engine", "run", "output", "force")
+_INCIDENTAL = ("paths", "tracking", "engine", "run", "output", "resume", "force")
 
 
 class Sweep(Section):
@@ -252,6 +252,9 @@ def _check_method(plan: Plan) -> None:
         if not _is_installed(module):
             key = "launcher" if choice == sweep.launcher else "method" if choice == sweep.method else "sampler"
             raise ConfigError(f"sweep.{key}={choice} needs an extra: pip install 'ehrseq[{extra}]'")
+    if plan.base.trainer.processes > 1:
+        given = plan.base.trainer.processes
+        raise ConfigError(f"trainer.processes={given}: a trial of a sweep is one process; use sweep.jobs={given}")
     if sweep.method == "grid":
         return
     for key in ("trials", "sampler", "pruner", "storage"):

@@ -52,14 +52,29 @@ class HistoryDataset(Dataset[SequenceBatch]):
             self._whole = type(batches[0]).concatenate(batches)
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
 
-    def shuffled(self, config: Loader, seed: int, pin: bool = False) -> DataLoader[SequenceBatch]:
-        """A loader for training."""
-        sampler = ShuffledBatches(self.lengths, config.batch_size, seed, config.batch_tokens, config.max_padding)
+    def shuffled(
+        self, config: Loader, seed: int, pin: bool = False, rank: int = 0, ranks: int = 1, accumulate: int = 1
+    ) -> DataLoader[SequenceBatch]:
+        """A loader for training.
+
+        Args:
+            config: `batch_size` and `batch_tokens` are of one step of the optimiser, for all ranks and parts together.
+            seed: Of the order.
+            pin: Whether batches go into page-locked memory.
+            rank: Which process asks.
+            ranks: Among how many.
+            accumulate: How many batches of a rank make a step.
+        """
+        parts = ranks * accumulate
+        tokens = None if config.batch_tokens is None else max(config.batch_tokens // parts, 1)
+        size = config.batch_size // parts
+        sampler = ShuffledBatches(self.lengths, size, seed, tokens, config.max_padding, rank, ranks, accumulate)
         return self._loader(sampler, config.num_workers, pin)
 
-    def ordered(self, config: Loader, pin: bool = False) -> DataLoader[SequenceBatch]:
+    def ordered(self, config: Loader, pin: bool = False, rank: int = 0, ranks: int = 1) -> DataLoader[SequenceBatch]:
         """A loader for evaluation: every sample exactly once."""
-        return self._loader(OrderedBatches(self.lengths, config.eval_batch_size), config.num_workers, pin)
+        sampler = OrderedBatches(self.lengths, config.eval_batch_size, rank, ranks)
+        return self._loader(sampler, config.num_workers, pin)
 
     def _loader(self, sampler: ShuffledBatches | OrderedBatches, workers: int, pin: bool) -> DataLoader[SequenceBatch]:
         # batch_size=None hands the sampler's arrays to the dataset as they are.

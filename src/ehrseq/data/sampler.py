@@ -30,6 +30,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
             number that it takes in the first epoch, and 2% more.
         rank: Which of `ranks` processes asks.
         ranks: Among how many the batches are shared.
+        accumulate: Each rank gets a multiple of so many.
 
     Attributes:
         epoch: Set it before each epoch; the order depends on (seed, epoch) only.
@@ -44,6 +45,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         max_padding: float | None = None,
         rank: int = 0,
         ranks: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -52,27 +54,35 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         self.max_padding = max_padding
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
+        self._resumed = 0, 0
         first = len(self._cut(0, max_padding))
         varies = batch_tokens is not None or first > -(-len(lengths) // batch_size)
         count = min(first + (-(-first // _SPARE) if varies else 0), len(lengths))
-        self.count = (
-            -(-count // ranks) * ranks if len(lengths) >= -(-count // ranks) * ranks else count // ranks * ranks
-        )
+        parts = ranks * accumulate
+        self.count = -(-count // parts) * parts
+        if self.count > len(lengths):
+            self.count = count // parts * parts
         if not self.count and len(lengths):
-            raise ValueError(f"{len(lengths)} histories cannot be shared among {ranks} processes")
+            raise ValueError(f"{len(lengths)} histories cannot be shared among {parts} processes or parts of a batch")
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this at the start of each epoch."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, done: int) -> None:
+        """Begin with this epoch, after so many of its batches."""
+        self.epoch, self._resumed = epoch, (epoch, done)
+
     def __len__(self) -> int:
-        """The number of batches of this rank in each epoch."""
+        """The number of batches of this rank in each whole epoch."""
         return self.count // self.ranks
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         batches = _to_count(self._cut(self.epoch, None), self.lengths, self.count)
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(len(batches))
-        yield from (batches[index] for index in order[self.rank :: self.ranks])
+        epoch, done = self._resumed
+        mine = order[self.rank :: self.ranks][done if epoch == self.epoch else 0 :]
+        yield from (batches[index] for index in mine)
 
     def _cut(self, epoch: int, max_padding: float | None) -> Batches:
         """The batches of all ranks, pool by pool, as many as it takes."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ehrseq.nn.checks import check_choice, check_count, check_positive, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import hours_since_previous
 from ehrseq.nn.embedding import Embedding
 
@@ -45,7 +46,7 @@ class DecayedGridEmbedding(Embedding):
         self.num_statics = check_count("num_statics", num_statics, least=0)
         self.with_statics = check_choice("statics", statics, ("steps", "none")) == "steps" and num_statics > 0
         self.time_unit_hours = check_positive("time_unit_hours", time_unit_hours)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.weight = nn.Parameter(torch.full((num_features,), 0.1))
         self.bias = nn.Parameter(torch.zeros(num_features))
 

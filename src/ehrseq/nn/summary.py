@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.embedding import scale_hours
-from ehrseq.nn.masking import last_state
+from ehrseq.nn.masking import last_state, step_mask
 from ehrseq.nn.pieces import KNOTS, pieces
 
 # Of logarithms of counts, of deviations and of scaled hours, which are never negative.
@@ -72,8 +73,8 @@ class SummaryNetwork(nn.Module):
         self.factors = nn.Parameter(torch.where(torch.rand(members, hidden_size) < 0.5, -1.0, 1.0))
         self.last = nn.Parameter(torch.randn(members, hidden_size, outputs) * 0.3 / hidden_size**0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     def forward(
         self,
@@ -97,10 +98,32 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
-        figures, amounts, seen = self._summary(values, observed, hours_since, hours_before)
-        return self._read(
-            last_state(figures, lengths), last_state(amounts, lengths), last_state(seen, lengths), statics
-        )
+        observed = observed.to(values.dtype)
+        real = step_mask(lengths, values.shape[1])
+        # Sums over all steps and over the last ones of each history, as products with their masks, (B, 1 + W, T).
+        back = lengths[:, None] - torch.arange(values.shape[1], device=values.device)
+        masks = torch.stack([real] + [real & (back <= window) for window in self.windows], dim=1).to(values.dtype)
+        totals, counts = masks @ values, masks @ observed
+        counted = observed * real.unsqueeze(-1)
+        seen_value = values * counted
+        count, some, seen = counts[:, 0], counts[:, 0].clamp(min=1), (counts[:, 0] > 0).to(values.dtype)
+        last = last_state(values, lengths)
+        first = seen_value.gather(1, counted.argmax(1, keepdim=True)).squeeze(1)
+        most = torch.finfo(values.dtype).max
+        was = counted > 0
+        high, low = torch.where(was, values, -most).amax(1), torch.where(was, values, most).amin(1)
+        mean = seen_value.sum(1) / some
+        variance = ((values * seen_value).sum(1) / some - mean**2).clamp(min=0)
+        sizes = lengths[:, None].to(values.dtype)
+        since = scale_hours(last_state(hours_since, lengths)).to(values.dtype)
+        figures = [totals[:, 0] / sizes, last, high * seen, low * seen, mean, first, (last - first) * seen]
+        amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, since]
+        for number, window in enumerate(self.windows, 1):
+            figures.append(totals[:, number] / sizes.clamp(max=window))
+            amounts.append(torch.log1p(counts[:, number]) / 2)
+        hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
+        amounts.append(scale_hours(hours).to(values.dtype))
+        return self._read(torch.cat(figures, -1), torch.cat(amounts, -1), seen, statics)
 
     def steps(
         self,

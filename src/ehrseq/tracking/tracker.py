@@ -66,7 +66,7 @@ class RunTracker:
         """
         if fresh:
             self._state = {}
-            self.spool.path.unlink(missing_ok=True)
+            self.spool.clear()
         if self.config.enabled and self._worker is None:
             self._worker = threading.Thread(target=self._work, name="tracking", daemon=True)
             self._worker.start()

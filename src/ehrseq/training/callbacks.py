@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -26,7 +27,21 @@ class EpochMetrics(Callback):
     def __init__(self, sink: MetricSink, report: Callable[[str], None] | None = None) -> None:
         self.sink = sink
         self.report = report
-        self._started = 0.0
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self._started: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The figures of all epochs so far."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hand on the figures of the epochs before; the sink may know them already."""
+        for epoch, metrics in state_dict["history"]:
+            self._hand_on(metrics, epoch)
+
+    def _hand_on(self, metrics: dict[str, float], epoch: int) -> None:
+        self.history.append((epoch, metrics))
+        self.sink(metrics, epoch)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
         """Says that training has begun, once the first step is done."""
@@ -45,18 +60,23 @@ class EpochMetrics(Callback):
             TrainingError: If the loss is not a finite number.
         """
         assert isinstance(pl_module, SequenceModule)
-        seconds = time.perf_counter() - self._started
         metrics = {"train/loss": pl_module.train_loss()}
         watched = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("tuning/")}
         metrics |= dict(sorted(watched.items(), key=lambda item: (item[0] != "tuning/loss", item[0])))
         shown = list(metrics)
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-        metrics["epoch_seconds"] = seconds
+        # Of an epoch that was taken up in its middle nobody knows how long it took.
+        seconds = None if self._started is None else time.perf_counter() - self._started
+        self._started = None
+        if seconds is not None:
+            metrics["epoch_seconds"] = seconds
         epoch = trainer.current_epoch + 1
-        self.sink(metrics, epoch)
+        self._hand_on(metrics, epoch)
         if self.report:
             figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-            self.report(f"epoch {epoch:>3}/{trainer.max_epochs}  {figures}  {seconds:.1f} s")
+            self.report(
+                f"epoch {epoch:>3}/{trainer.max_epochs}  {figures}" + ("" if seconds is None else f"  {seconds:.1f} s")
+            )
         loss = metrics["train/loss"]
         if not math.isfinite(loss):
             raise TrainingError(
@@ -81,3 +101,9 @@ class AveragedWeights(WeightAveraging):
             torch._foreach_lerp_(averaged, current, share)
 
         super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(average))
+
+    def state(self) -> dict[str, Tensor]:
+        """The averaged weights, by their names in the module."""
+        assert self._average_model is not None
+        weights: dict[str, Tensor] = self._average_model.module.state_dict()
+        return weights

@@ -9,7 +9,9 @@ from ehrseq.config.schema import Settings
 from ehrseq.config.targets import read_target
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
 from ehrseq.metrics import evaluate_predictions, headline
+from ehrseq.store import Store
 from ehrseq.tracking import RunTracker
+from ehrseq.workflows.checkpoints import CHECKPOINTS, checkpoints
 from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, flatten, plain
 from ehrseq.workflows.learn import learn_members
@@ -26,6 +28,26 @@ def audit_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     return {**train_key(settings, prepared), "evaluate": settings.evaluate.plain()}
 
 
+def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
+    """Whether the run folder holds this very control."""
+    return not settings.force and is_current(folder / AUDIT, audit_key(settings, prepared))
+
+
+def take_part(settings: Settings, prepared: Prepared, folder: Path) -> None:
+    """Train the control with the first process, which writes what comes of it."""
+    start = find_start(settings, prepared)
+    learn_members(settings, _permuted(settings, prepared), _kept(folder), lambda *_: None, None, start)
+
+
+def _permuted(settings: Settings, prepared: Prepared) -> Store:
+    store = prepared.open()
+    return replace(store, arrays=permute_labels(store.arrays, settings.seed))
+
+
+def _kept(folder: Path) -> Path:
+    return folder / f"{CHECKPOINTS}_{AUDIT}"
+
+
 def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> Metrics:
     """Train and score the same model on permuted labels.
 
@@ -36,16 +58,14 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
     """
     key = audit_key(settings, prepared)
     place = folder / AUDIT
-    if not settings.force and is_current(place, key):
+    if is_done(settings, prepared, folder):
         say(f"audit: {place} is up to date")
         metrics: Metrics = read_json(place / RESULT)
         return metrics
-    store = prepared.open()
-    store = replace(store, arrays=permute_labels(store.arrays, settings.seed))
-    with atomic_folder(place) as staging:
+    store = _permuted(settings, prepared)
+    with checkpoints(settings, _kept(folder), key) as kept, atomic_folder(place) as staging:
         say("audit: training the control on permuted labels")
-        start = find_start(settings, prepared)
-        learned = learn_members(settings, store, staging / "checkpoints", lambda *_: None, say, start)
+        learned = learn_members(settings, store, kept, lambda *_: None, say, find_start(settings, prepared))
         samples = store.samples(settings.evaluate.split)
         prediction = learned.scorer.score(store, samples, settings)
         target = read_target(store.meta["target"])

@@ -1,13 +1,21 @@
 """What workflows say while they work: one line a fact, on standard error, so that standard output stays for results."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
 
+def is_first() -> bool:
+    """Whether this process is the only one of its training, or the first of several, which speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Print one line for the person who waits."""
+    if not is_first():
+        return
     print(message, file=sys.stderr, flush=True)
 
 

@@ -9,7 +9,9 @@ from ehrseq.config.schema import Settings, Trees
 from ehrseq.files import is_current, read_json
 from ehrseq.tracking import RunLink
 from ehrseq.workflows import audit, evaluate, explain, prepare, track, train
+from ehrseq.workflows.console import is_first
 from ehrseq.workflows.evaluate import Metrics
+from ehrseq.workflows.launch import launch, must_launch
 from ehrseq.workflows.runs import AUDIT, EVALUATE, EXPLAIN, open_run, run_folder
 
 
@@ -42,18 +44,26 @@ def run(
     Raises:
         EhrseqError: Whatever the user can mend, from any of the steps.
     """
+    if must_launch(settings):
+        prepare.run(settings)
+        result = launch(settings)
+        folder = Path(str(result["folder"]))
+        return Experiment(folder, read_metrics(folder), result["run_id"])
     # Importing torch and Lightning takes longer than preparing the data; the two go side by side.
     importing = Thread(target=_import_early, args=(settings,), daemon=True)
     importing.start()
-    prepared = prepare.run(settings)
+    alone = settings.trainer.processes == 1
+    prepared = prepare.run(settings if alone else settings.model_copy(update={"force": False}))
     # Two threads in the same circular imports would see half of a module.
     importing.join()
     folder = run_folder(settings, prepared)
+    if not is_first():
+        return _take_part(settings, prepared, folder)
     with track.tracked(settings, folder, link) as tracker:
         is_done = is_complete if scored else train.is_done
         if is_done(settings, prepared, folder) and tracker.is_known():
             return Experiment(folder, read_metrics(folder) if scored else {}, tracker.run_id)
-        tracker.start(fresh=not train.is_done(settings, prepared, folder))
+        tracker.start(fresh=not train.is_started(settings, prepared, folder))
         track.log_setup(tracker, settings, prepared, folder)
         trained = train.run(settings, prepared, folder, tracker, watch)
         track.log_training(tracker, trained, prepared)
@@ -68,6 +78,16 @@ def run(
         metrics = read_metrics(folder)
         tracker.describe(track.describe(settings, prepared, folder, metrics))
     return Experiment(folder, metrics, tracker.run_id)
+
+
+def _take_part(settings: Settings, prepared: prepare.Prepared, folder: Path) -> Experiment:
+    """What all processes but the first do: train with it, and nothing else."""
+    if not is_complete(settings, prepared, folder):
+        if not train.is_done(settings, prepared, folder):
+            train.take_part(settings, prepared, folder)
+        if settings.audit.shuffled_labels and not audit.is_done(settings, prepared, folder):
+            audit.take_part(settings, prepared, folder)
+    return Experiment(folder, {}, None)
 
 
 def is_complete(settings: Settings, prepared: prepare.Prepared, folder: Path) -> bool:

@@ -191,6 +191,7 @@ def learn(
     from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
     from ehrseq.training.module import SequenceModule
+    from ehrseq.training.ranks import join_group, rank, ranks, wait_for_others
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     target = read_target(store.meta["target"])
@@ -214,13 +215,18 @@ def learn(
         settings.optim.warmup_epochs,
         WatchedMetrics(target, "tuning/"),
         settings.loss.target_replication,
+        settings.seed,
     )
+    options = settings.trainer
+    join_group(options.accelerator)
+    # Until the first has made the folder ready.
+    wait_for_others()
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
     fitted = fit(
         module,
-        train.shuffled(settings.loader, settings.seed, pin),
-        tuning.ordered(settings.loader, pin),
-        settings.trainer,
+        train.shuffled(settings.loader, settings.seed, pin, rank(), ranks(), options.accumulate),
+        tuning.ordered(settings.loader, pin, rank(), ranks()),
+        options,
         folder,
         sink,
         settings.optim.weight_averaging,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
-from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.schema import Loader, Settings, Trainer, Trees
 from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
@@ -42,7 +42,9 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
             settings.loader,
         )
         plain = [part.plain() for part in parts]
-        plain[4].pop("progress")
+        for part, names in ((plain[4], Trainer.harmless), (plain[5], Loader.harmless)):
+            for name in names:
+                del part[name]
         plain.append({"outputs": settings.outputs})
     key: dict[str, Any] = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
     if settings.members > 1:

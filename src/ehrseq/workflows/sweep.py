@@ -20,7 +20,7 @@ from ehrseq.sweeps.records import GOOD, Outcome, SweepFolder
 from ehrseq.workflows import prepare, trial
 from ehrseq.workflows.console import say
 from ehrseq.workflows.sweep_tracking import SweepTracking
-from ehrseq.workflows.worker import Worker, link_of, open_queue
+from ehrseq.workflows.sweep_worker import Worker, link_of, open_queue
 
 # What changes the data that a run reads; only these need a store of their own.
 _OF_THE_STORE = {"source", "task", "split", "preprocess", "experiment"}

@@ -13,8 +13,8 @@ from ehrseq.config.sweep import Plan
 from ehrseq.sweeps.records import GOOD, Outcome, SweepFolder
 from ehrseq.tracking import Spool
 from ehrseq.workflows.console import say
+from ehrseq.workflows.sweep_worker import link_of
 from ehrseq.workflows.track import flat_params
-from ehrseq.workflows.worker import link_of
 
 if TYPE_CHECKING:
     from ehrseq.tracking.sweeps import Settled, SweepRuns

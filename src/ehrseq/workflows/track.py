@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.config.schema import Settings
-from ehrseq.errors import Pruned
+from ehrseq.errors import InterruptedBySignalError, Pruned
 from ehrseq.files import atomic_file, read_json, read_manifest
 from ehrseq.tracking import RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain
@@ -40,11 +40,8 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
     tracker = RunTracker(folder, settings.tracking, folder.name, say, link)
     try:
         yield tracker
-    except Pruned:
-        tracker.finish("KILLED")
-        raise
-    except Exception:
-        tracker.finish("FAILED")
+    except Exception as error:
+        tracker.finish("KILLED" if isinstance(error, InterruptedBySignalError | Pruned) else "FAILED")
         raise
     except BaseException:  # an interrupt or a signal
         tracker.finish("KILLED")
@@ -70,7 +67,8 @@ def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folde
 
 def flat_params(settings: Settings) -> dict[str, Any]:
     """Every setting that says what a run is, under its dotted key."""
-    plain = {name: value for name, value in settings.plain().items() if name not in {"run", "output", "force", "paths"}}
+    of_the_command = {"run", "output", "resume", "force", "paths"}
+    plain = {name: value for name, value in settings.plain().items() if name not in of_the_command}
     return dict(_flat(plain))
 
 
@@ -85,8 +83,8 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -> None:
     """The model, its settings and environment, and the data report."""
     folder = trained.folder / TRAIN
-    # Everything `ehrseq predict run=<MLflow run id>` needs; checkpoints stay in the run folder.
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "checkpoints" not in path.parts]
+    # Everything `ehrseq predict run=<MLflow run id>` needs.
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {f"{TRAIN}/{path.relative_to(folder).as_posix()}": path for path in files}
     tracker.artifacts(named | {f"data/{REPORT}": prepared.store / REPORT})
     git = read_json(folder / ENVIRONMENT)["git"]

@@ -7,8 +7,9 @@ import polars as pl
 
 from ehrseq.config.load import dump_settings
 from ehrseq.config.schema import Settings
-from ehrseq.files import atomic_folder, is_current, write_json, write_manifest
+from ehrseq.files import atomic_folder, is_current, sweep_leftovers, write_json, write_manifest
 from ehrseq.tracking import RunTracker
+from ehrseq.workflows.checkpoints import CHECKPOINTS, checkpoints, is_begun
 from ehrseq.workflows.console import say
 from ehrseq.workflows.environment import environment
 from ehrseq.workflows.learn import learn_members
@@ -25,13 +26,20 @@ def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
     return not settings.force and is_current(folder / TRAIN, train_key(settings, prepared))
 
 
+def is_started(settings: Settings, prepared: Prepared, folder: Path) -> bool:
+    """Whether the run folder holds this very training, finished or to be gone on with."""
+    begun = is_begun(folder / CHECKPOINTS, train_key(settings, prepared))
+    return is_done(settings, prepared, folder) or (begun and not settings.force)
+
+
 def run(
     settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker, watch: Watch | None = None
 ) -> TrainedRun:
     """Train, or find the training done.
 
-    Writes `train/`: weights (safetensors) and Lightning checkpoints, or trees (text) and the gain of each feature;
-    settings, fitted preprocessing, history of the figures, environment.
+    Writes `train/`: weights (safetensors), or trees (text) and the gain of each feature; settings, fitted
+    preprocessing, history of the figures, environment. Meanwhile `checkpoints/` holds what a killed training goes on
+    from.
 
     Args:
         settings: What and how.
@@ -42,6 +50,7 @@ def run(
 
     Raises:
         TrainingError: If the loss is no longer finite.
+        InterruptedBySignalError: After a signal.
         ConfigError: If a block cannot be built, or does not take the weights that it is to begin with.
         DataError: If the run to begin with has seen subjects that are to judge this one.
     """
@@ -58,8 +67,12 @@ def run(
             watch(metrics, epoch)
 
     store = prepared.open()
-    with atomic_folder(folder / TRAIN) as staging:
-        learned = learn_members(settings, store, staging / "checkpoints", sink, say, find_start(settings, prepared))
+    sweep_leftovers(folder)
+    with (
+        checkpoints(settings, folder / CHECKPOINTS, train_key(settings, prepared)) as kept,
+        atomic_folder(folder / TRAIN) as staging,
+    ):
+        learned = learn_members(settings, store, kept, sink, say, find_start(settings, prepared))
         learned.write(staging)
         (staging / CONFIG).write_text(dump_settings(portable(settings)), encoding="utf-8")
         write_json(staging / TARGET, store.meta["target"])
@@ -72,6 +85,12 @@ def run(
     return open_run(folder)
 
 
+def take_part(settings: Settings, prepared: Prepared, folder: Path) -> None:
+    """Train with the first process, which writes what comes of it."""
+    kept = folder / CHECKPOINTS
+    learn_members(settings, prepared.open(), kept, lambda *_: None, None, find_start(settings, prepared))
+
+
 def portable(settings: Settings) -> Settings:
     """The settings without what belongs to one command only."""
-    return settings.model_copy(update={"run": None, "output": None, "force": False})
+    return settings.model_copy(update={"run": None, "output": None, "resume": None, "force": False})

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.recurrent import LSTMEncoder
 from ehrseq.nn.masking import step_mask
@@ -55,7 +56,7 @@ class ConvLSTMEncoder(Encoder):
         sizes = [input_size] + [channels] * (check_count("num_conv_layers", num_conv_layers) - 1)
         self.convolutions = nn.ModuleList(nn.Conv1d(size, channels, kernel_size) for size in sizes)
         self.projection = nn.Linear(input_size, channels, bias=False) if input_size != channels else None
-        self.conv_dropout = nn.Dropout(check_probability("conv_dropout", conv_dropout))
+        self.conv_dropout = Dropout(check_probability("conv_dropout", conv_dropout))
         self.lstm = LSTMEncoder(channels, hidden_size, num_layers, dropout=dropout)
         self.output_size = self.lstm.output_size
         self.reset_parameters()

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ehrseq.nn.checks import check_count, check_positive, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import hours_since_previous
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.weights import draw_input_weight, draw_recurrent_weight
-from ehrseq.nn.masking import step_mask
+from ehrseq.nn.masking import clear_padding
 
 
 class GRUDEncoder(Encoder):
@@ -59,8 +60,8 @@ class GRUDEncoder(Encoder):
         self.input_size = check_count("input_size", input_size)
         self.num_features = check_count("num_features", num_features)
         self.output_size = check_count("hidden_size", hidden_size)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.time_unit_hours = check_positive("time_unit_hours", time_unit_hours)
         # The gates in the order r, z, n.
         self.inputs = nn.Linear(input_size, 3 * hidden_size)
@@ -88,7 +89,7 @@ class GRUDEncoder(Encoder):
         read = self.inputs(_steps_first(self.input_dropout(x)))
         states = recur(read.to(weight.dtype), gamma.to(weight.dtype), weight)
         hidden: Tensor = self.dropout(states.transpose(0, 1))
-        return hidden.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(hidden, lengths)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ehrseq.nn.checks import check_count, check_flag, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
-from ehrseq.nn.masking import step_mask
+from ehrseq.nn.masking import clear_padding
 from ehrseq.nn.scan import linear_scan
 
 
@@ -54,8 +55,8 @@ class MinimalEncoder(Encoder):
         with_norm = check_flag("layer_norm", layer_norm)
         self.norms = nn.ModuleList(nn.LayerNorm(size) if with_norm else nn.Identity() for size in sizes)
         self.gates = nn.ModuleList(nn.Linear(size, self.num_gates * hidden_size) for size in sizes)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.reset_parameters()
 
     def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class MinimalEncoder(Encoder):
             inputs = torch.addcmul(candidate, kept, candidate, value=-1)
             states = self.dropout(linear_scan(kept.transpose(0, 1), inputs.transpose(0, 1)).transpose(0, 1))
             steps = steps + states if self.residual and layer else states
-        return steps.transpose(0, 1).masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(steps.transpose(0, 1), lengths)
 
     @abstractmethod
     def kept(self, *gates: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
-from ehrseq.nn.masking import reverse_by_length, step_mask
+from ehrseq.nn.masking import clear_padding, reverse_by_length
 
 
 class RecurrentEncoder(Encoder):
@@ -62,8 +63,8 @@ class RecurrentEncoder(Encoder):
         self.bidirectional = check_flag("bidirectional", bidirectional)
         self.causal = not bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.residual = check_flag("residual", residual)
         self.layer_norm = check_flag("layer_norm", layer_norm)
         # Drops channels of (B, C, L): with steps last, one mask a history.
@@ -99,7 +100,7 @@ class RecurrentEncoder(Encoder):
         else:
             for layer in range(self.num_layers):
                 x = self.finish_layer(layer, x, self._run_layer(layer, x, lengths))
-        return x.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(x, lengths)
 
     def _run_layer(self, layer: int, x: Tensor, lengths: Tensor) -> Tensor:
         """The hidden states of one layer, both directions side by side, (B, T, H)."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ehrseq.nn.checks import check_count
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder
-from ehrseq.nn.masking import masked_softmax, reverse_by_length, step_mask
+from ehrseq.nn.masking import clear_padding, masked_softmax, reverse_by_length, step_mask
 
 
 class RetainEncoder(Encoder):
@@ -61,7 +61,7 @@ class RetainEncoder(Encoder):
         """Read each history: (B, T, D) and (B,) to hidden states (B, T, D) and alpha (B, T)."""
         alpha, beta = self.attention(x, lengths)
         hidden = alpha.to(x.dtype).unsqueeze(-1) * beta * x
-        return hidden.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0), alpha
+        return clear_padding(hidden, lengths), alpha
 
     def forward(self, x: Tensor, lengths: Tensor, **batch: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, D), see `Encoder.forward`."""

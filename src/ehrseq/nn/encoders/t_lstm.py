@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ehrseq.nn.checks import check_count, check_positive, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import elapsed_hours
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.weights import draw_input_weight, draw_recurrent_weight
-from ehrseq.nn.masking import step_mask
+from ehrseq.nn.masking import clear_padding
 
 
 class TLSTMEncoder(Encoder):
@@ -49,8 +50,8 @@ class TLSTMEncoder(Encoder):
         self.input_size = check_count("input_size", input_size)
         self.output_size = check_count("hidden_size", hidden_size)
         self.time_unit_hours = check_positive("time_unit_hours", time_unit_hours)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         # The gates in the order i, f, o, g: one sigmoid does the first three.
         self.inputs = nn.Linear(input_size, 4 * hidden_size)
         self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
@@ -71,7 +72,7 @@ class TLSTMEncoder(Encoder):
         elapsed = elapsed_hours(hours_before) / self.time_unit_hours
         faded = (1 / torch.log(e + elapsed) - 1).to(x.dtype)  # c* = c + s * faded
         hidden: Tensor = self.dropout(self._loop(self.inputs(self.input_dropout(x)), faded))
-        return hidden.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(hidden, lengths)
 
     def _loop(self, inputs: Tensor, faded: Tensor) -> Tensor:
         """The recurrence: W x + b of all gates, (B, T, 4 * H), and 1 / log(e + dt) - 1, (B, T), to (B, T, H)."""

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.recurrent import LSTMEncoder
-from ehrseq.nn.masking import step_mask
+from ehrseq.nn.masking import clear_padding, step_mask
 
 # The slowest wave's length, in units of the fastest one's, as in the paper.
 SLOWEST = 10_000.0
@@ -54,7 +55,7 @@ class TransformerLayer(nn.Module):
         self.out = nn.Linear(size, size)
         inner = expansion * size
         self.feed = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, inner), nn.ReLU(), nn.Linear(inner, size))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Attend and add: (B, T, H) and (B,) to (B, T, H)."""
@@ -111,7 +112,7 @@ class TransformerEncoder(Encoder):
         check_count("expansion", expansion)
         self.causal = check_flag("causal", causal)
         check_probability("dropout", dropout)
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.linear = nn.Linear(input_size, hidden_size)
         self.layers = nn.ModuleList(
             TransformerLayer(hidden_size, num_heads, expansion, dropout, causal)
@@ -135,7 +136,7 @@ class TransformerEncoder(Encoder):
         for layer in self.layers:
             x = layer(x, lengths)
         hidden: Tensor = self.norm(x)
-        return hidden.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(hidden, lengths)
 
 
 class LSTMTransformerEncoder(Encoder):

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
-from ehrseq.nn.masking import step_mask
+from ehrseq.nn.masking import clear_padding
 
 # New nets remember: the heads' forget gates start with biases between these, as in the authors' code.
 FORGET_BIASES = (3.0, 6.0)
@@ -41,7 +42,7 @@ class SLSTMBlock(nn.Module):
         self.feed_norm = nn.LayerNorm(size)
         self.up = nn.Linear(size, 2 * _feed_size(size))
         self.down = nn.Linear(_feed_size(size), size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class MLSTMBlock(nn.Module):
         self.gates = nn.Linear(inner, 2 * num_heads)
         self.head_norm = HeadNorm(inner, num_heads)
         self.down = nn.Linear(inner, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ class XLSTMEncoder(Encoder):
         if not isinstance(blocks, str) or not blocks or set(blocks) - set(BLOCKS):
             raise ConfigError(f"blocks is {blocks!r}; allowed are words of the letters {' and '.join(BLOCKS)}")
         check_probability("dropout", dropout)
-        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.linear = nn.Linear(input_size, hidden_size)
         self.blocks = nn.Sequential(*(BLOCKS[letter](hidden_size, num_heads, dropout) for letter in blocks))
         self.norm = nn.LayerNorm(hidden_size)
@@ -247,7 +248,7 @@ class XLSTMEncoder(Encoder):
     def forward(self, x: Tensor, lengths: Tensor, **_: Tensor) -> Tensor:
         """Read each history: (B, T, D) and (B,) to (B, T, H), see `Encoder.forward`."""
         hidden: Tensor = self.norm(self.blocks(self.linear(self.input_dropout(x))))
-        return hidden.masked_fill(~step_mask(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+        return clear_padding(hidden, lengths)
 
 
 def _feed_size(size: int) -> int:
