@@ -229,7 +229,7 @@ class StudyQueue:
                     if self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
                         self._sign(frozen._trial_id)
                         return frozen._trial_id
-                except optuna.exceptions.UpdateFinishedTrialError:
+                except RuntimeError:  # finished by somebody else at this very moment
                     pass
         return None
 
@@ -296,7 +296,7 @@ class StudyQueue:
         """Say who works on a trial, and when that was."""
         me = {"machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid()), "seen": time.time()}
         # Somebody else may have finished it at this very moment.
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with suppress(RuntimeError):
             self._storage.set_trial_user_attr(trial_id, _WORKER, me)
 
     def _stay_alive(self) -> None:
