@@ -245,12 +245,10 @@ def _check_method(plan: Plan) -> None:
         ConfigError: Saying what, and what to do.
     """
     sweep = plan.sweep
-    for choice in (sweep.launcher, sweep.method, sweep.sampler):
-        module, extra = _NEEDS.get(choice or "", ("ehrseq", ""))
-        if choice == sweep.sampler and sweep.method == "grid":
-            continue
-        if not _is_installed(module):
-            key = "launcher" if choice == sweep.launcher else "method" if choice == sweep.method else "sampler"
+    sampler = sweep.sampler if sweep.method == "study" else None
+    for key, choice in (("launcher", sweep.launcher), ("method", sweep.method), ("sampler", sampler)):
+        module, extra = _NEEDS.get(choice or "", (None, None))
+        if module is not None and not _is_installed(module):
             raise ConfigError(f"sweep.{key}={choice} needs an extra: pip install 'ehrseq[{extra}]'")
     if plan.base.trainer.processes > 1:
         given = plan.base.trainer.processes
