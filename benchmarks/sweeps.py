@@ -164,14 +164,13 @@ def overhead(archive: Path, folder: Path) -> dict[str, Any]:
 
 def launchers(archive: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - all parts are called alike
     """The same six trials by every launcher; Ray on a cluster of two nodes, both on this machine."""
-    port = 26379
-    ray = Path(sys.executable).parent / "ray"
-    node = [str(ray), "start", "--num-cpus=1", "--object-store-memory=100000000"]
-    head = [*node, "--head", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
+    from ray.cluster_utils import Cluster
+
+    cluster = None
     figures: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     small = (
-        "source.n_subjects=600",
+        "source.n_subjects=300",
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",
         "explain=none",
@@ -181,9 +180,9 @@ def launchers(archive: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - 
         for name in ("local", "joblib", "submitit_local", "ray"):
             more = [f"sweep.launcher={name}", "sweep.jobs=2", f"paths.runs={name}"]
             if name == "ray":
-                more.append(f"hydra.launcher.address=127.0.0.1:{port}")
-                for command in (head, [*node, f"--address=127.0.0.1:{port}"]):
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+                cluster.add_node(num_cpus=1)
+                more.append(f"hydra.launcher.address='{cluster.address}'")
             grid = ("model=lstm,gru", "optim.optimizer.lr=1e-3,3e-3,1e-2", *small, *more, "sweep.name=six")
             started = time.perf_counter()
             with (folder / f"{name}.log").open("a") as log:
@@ -194,7 +193,8 @@ def launchers(archive: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - 
                 {key: value for key, value in run["values"].items() if key != "train/seconds"} for run in told["runs"]
             ]
     finally:
-        subprocess.run([str(ray), "stop"], check=False, stdout=subprocess.DEVNULL)
+        if cluster is not None:
+            cluster.shutdown()
     same = {name: found == figures["local"] for name, found in figures.items()}
     return {"runs": len(figures["local"]), "figures_a_run": len(figures["local"][0]), "same": same, "seconds": seconds}
 

@@ -95,6 +95,8 @@ class Sandbox:
         Raises:
             Stopped: If `stop` was called.
         """
+        if self._stopping.is_set():
+            raise Stopped
         started = time.monotonic()
         deadline = None if limits.minutes is None else started + limits.minutes * 60
         ours, theirs = self._context.Pipe()

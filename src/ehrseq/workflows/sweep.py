@@ -192,7 +192,8 @@ def _told(plan: Plan, folder: SweepFolder, tracking: SweepTracking) -> Iterator[
                 outcome = folder.find(int(trial_number), int(repeat))
                 if outcome is not None:
                     say(f"[{len(seen)}/{total}] {_line(plan, outcome)}")
-                    tracking.settle([outcome])
+                    if outcome.status != "finished":  # those that finished say so themselves
+                        tracking.settle([outcome])
 
     def watch() -> None:
         while not done.wait(_LOOK):

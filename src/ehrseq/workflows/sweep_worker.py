@@ -6,7 +6,7 @@ are all that they share.
 
 import math
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,9 +52,6 @@ class Worker:
             with ThreadPoolExecutor(self.slots, "slot") as pool:
                 slots = [pool.submit(_Slot(self, sandbox, folder, queue).work) for _ in range(self.slots)]
                 try:
-                    # Looked at now and then: a thread that waits for ever would not hear of a signal.
-                    while not wait_for(slots, timeout=1.0, return_when=FIRST_EXCEPTION).done:
-                        pass
                     wait_for(slots)
                 except BaseException:
                     sandbox.stop()
