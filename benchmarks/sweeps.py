@@ -125,13 +125,12 @@ def pruning(archive: Path, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, more in {"whole": (), "pruned": ("sweep.pruner=median",)}.items():
         # Apart, so that what one has trained is not found by the other.
-        found, seconds = _apart(archive, folder, name, (*search, *options, *more))
+        found, _ = _apart(archive, folder, name, (*search, *options, *more))
         runs = found["runs"]
         result[name] = {
             "epochs": sum(int(run["values"]["train/epochs"]) for run in runs),
             "best_tuning_auroc": max(run["values"]["tuning/auroc"] for run in runs if run["status"] == "finished"),
             "counts": found["counts"],
-            "seconds": round(seconds, 1),
         }
     result["epochs_saved"] = round(1 - result["pruned"]["epochs"] / result["whole"]["epochs"], 3)
     best = {name: result[name]["best_tuning_auroc"] for name in ("whole", "pruned")}
