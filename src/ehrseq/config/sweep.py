@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
+from ehrseq.config.composer import Composer
 from ehrseq.config.load import check, compose, compose_sweep, groups
 from ehrseq.config.messages import describe_fault
 from ehrseq.config.schema import Settings
@@ -144,12 +145,13 @@ def read_plan(overrides: Sequence[str], extra: Path | None = None) -> Plan:
     space = order_space([item for key, item in by_key.items() if key not in held], held)
     repeats = tuple(words_of(chosen) for chosen in expand(repeated, {}))
     plan = replace(plan, space=space, repeats=repeats)
+    composer = Composer(extra)
     for chosen in examples(space, held):
         # One run after the other would find a wrong value only when it is its turn.
-        settings = check(compose(plan.words(chosen), extra))
+        settings = composer.settings(plan.words(chosen))
         plan = plan if plan.id else replace(plan, base=settings, id="checked")
     for chosen in examples(repeated, {}):
-        check(compose((*plan.fixed, *words_of(chosen)), extra))
+        composer.settings((*plan.fixed, *words_of(chosen)))
     plan = replace(plan, objectives=_objectives(sweep, plan.base))
     _check_method(plan)
     if sweep.method == "grid" or sweep.sampler == "grid":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ehrseq.config.launch import launch
-from ehrseq.config.load import load_settings
+from ehrseq.config.load import compose, load_settings
 from ehrseq.config.space import Dimension, examples, expand
 from ehrseq.config.sweep import Plan
 from ehrseq.errors import RunError
@@ -238,7 +238,7 @@ def _score(
             continue  # it was run on a machine that shares no folder with this one
         chosen = outcome.chosen[: len(outcome.chosen) - len(plan.repeats[repeat])]
         link = link_of(plan, folder, parent, best[0], repeat, chosen)
-        request = trial.Request(outcome.words, plan.extra, Path.cwd(), True, link)
+        request = trial.Request(compose(outcome.words, plan.extra), Path.cwd(), True, link)
         log = folder.path / f"best-{repeat}.log"
         log.unlink(missing_ok=True)
         ended = sandbox.run(trial.main, request, log, limits, lambda _: False)

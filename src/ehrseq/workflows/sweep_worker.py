@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ehrseq.config.composer import Composer
 from ehrseq.config.sweep import Plan
+from ehrseq.errors import ConfigError
 from ehrseq.sweeps.isolate import Ended, Limits, Sandbox, Stopped
 from ehrseq.sweeps.queues import GridQueue, Queue, Task
 from ehrseq.sweeps.records import TRANSIENT, Failure, Outcome, SweepFolder
@@ -48,9 +50,10 @@ class Worker:
         sandbox.warm_up()
         folder = SweepFolder(self.folder)
         queue = open_queue(self.plan, folder)
+        composer = Composer(self.plan.extra)
         try:
             with ThreadPoolExecutor(self.slots, "slot") as pool:
-                slots = [pool.submit(_Slot(self, sandbox, folder, queue).work) for _ in range(self.slots)]
+                slots = [pool.submit(_Slot(self, sandbox, folder, queue, composer).work) for _ in range(self.slots)]
                 try:
                     wait_for(slots)
                 except BaseException:
@@ -73,12 +76,13 @@ def open_queue(plan: Plan, folder: SweepFolder) -> Queue:
 class _Slot:
     """Takes one trial after the other."""
 
-    def __init__(self, worker: Worker, sandbox: Sandbox, folder: SweepFolder, queue: Queue) -> None:
+    def __init__(self, worker: Worker, sandbox: Sandbox, folder: SweepFolder, queue: Queue, composer: Composer) -> None:
         self._worker = worker
         self._plan = worker.plan
         self._sandbox = sandbox
         self._folder = folder
         self._queue = queue
+        self._composer = composer
 
     def work(self) -> int:
         done = 0
@@ -134,7 +138,11 @@ class _Slot:
             return pruned and value is not None and self._queue.report(task, epoch.number, value)
 
         link = link_of(self._plan, self._folder, self._worker.parent, task.trial, repeat, task.chosen)
-        request = trial.Request(words, self._plan.extra, self._worker.cwd, sweep.evaluate == "all", link)
+        try:
+            plain = self._composer.plain(words)
+        except ConfigError as error:  # a combination that cannot be; its single values can
+            return Ended("failed", None, Failure("ConfigError", str(error), ""), 0.0), last
+        request = trial.Request(plain, self._worker.cwd, sweep.evaluate == "all", link)
         limits = Limits(self._worker.threads, sweep.memory_gib, sweep.timeout_minutes)
         return self._sandbox.run(trial.main, request, self._folder.log(task.trial, repeat), limits, answer), last
 

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ehrseq.config.load import load_settings
+from ehrseq.config.load import check
 from ehrseq.config.schema import Settings
 from ehrseq.errors import Pruned
 from ehrseq.files import read_manifest
@@ -31,15 +32,13 @@ class Request:
     """What to run.
 
     Attributes:
-        words: Override words.
-        extra: A folder of the user's own with more options for the groups.
+        plain: The configuration, composed.
         cwd: The folder in which the command was given.
         scored: Whether the run is evaluated and explained, too.
         link: Where the run stands in its sweep.
     """
 
-    words: tuple[str, ...]
-    extra: Path | None
+    plain: Mapping[str, Any]
     cwd: Path
     scored: bool
     link: RunLink
@@ -85,7 +84,7 @@ def main(request: Request, ask: Callable[[Epoch], bool]) -> Answer:
         EhrseqError: Whatever the user can mend.
     """
     os.chdir(request.cwd)
-    settings = load_settings(request.words, request.extra)
+    settings = check(request.plain)
     begun = time.monotonic()
 
     def watch(metrics: Mapping[str, float], epoch: int) -> None:
