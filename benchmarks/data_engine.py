@@ -171,7 +171,7 @@ def batches(store_folder: Path) -> dict[str, Any]:
         times["bare"].append(time.perf_counter() - started)
         for name, dataset in datasets.items():
             started = time.perf_counter()
-            for _ in dataset.shuffled(loader, repeat):
+            for _ in dataset.shuffled(loader, seed=repeat):
                 pass
             times[name].append(time.perf_counter() - started)
     result = {

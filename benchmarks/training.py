@@ -66,7 +66,7 @@ def bare_epoch(words: list[str], cell: type[nn.LSTM | nn.GRU], size: int, device
         x = torch.cat([batch.values, batch.observed], dim=-1)
         return x.to(device), batch.lengths.to(device), batch.targets[:, 0].to(device)
 
-    batches = [ready(batch) for batch in parts["train"].shuffled(settings.loader, settings.seed)]
+    batches = [ready(batch) for batch in parts["train"].shuffled(settings.loader, seed=settings.seed)]
     tuning = [ready(batch) for batch in parts["tuning"].ordered(settings.loader)]
     net = Bare(cell, batches[0][0].shape[2], size).to(device)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)

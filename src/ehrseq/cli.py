@@ -66,6 +66,8 @@ def main() -> None:
       ehrseq train                                          the embedded synthetic data
       ehrseq train source=physionet2012 source.path=set-a.tar.gz
       ehrseq train -m model=lstm,gru seed=1,2,3             six runs
+      ehrseq compare experiment=ehrseq                      which of them can be told apart
+      ehrseq reproduce runs/...                             the same run again, somewhere else
       ehrseq predict run=runs/... source=physionet2012 source.path=new-stays/
       ehrseq ui                                             look at the results
 
@@ -190,6 +192,75 @@ def predict(overrides: tuple[str, ...], config_dir: Path | None) -> None:
     from ehrseq.workflows.summary import predict_and_tell
 
     predict_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def compare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Say which of several runs can be told apart, on the same held-out examples.
+
+    \b
+    ehrseq compare runs/...-lstm-... runs/...-gru-...     run folders or MLflow run ids
+    ehrseq compare sweep=ID                               all finished runs of a sweep
+    ehrseq compare experiment=NAME                        all finished runs of an MLflow experiment
+    """
+    from ehrseq.workflows.summary import compare_and_tell
+
+    compare_and_tell(overrides, config_dir)
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def choose(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Choose the configuration that is best on `tuning`, and score it on `held_out`, once.
+
+    \b
+    ehrseq train -m model=lstm,gru seed=1,2 evaluate.split=tuning tracking.experiment=mine
+    ehrseq choose experiment=mine                         or run folders, MLflow run ids, sweep=ID
+    """
+    from ehrseq.workflows.summary import choose_and_tell
+
+    choose_and_tell(overrides, config_dir)
+
+
+@store.command(epilog=_OVERRIDES)
+@_command
+def ledger(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Tell how often the held-out examples of each task and split have been looked at."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows.ledger import ledgers
+
+    for item in ledgers(Path(load_settings(overrides, config_dir).paths.data)):
+        click.echo(f"{item.path.stem}: {item.tell()}")
+
+
+@main.command(epilog=_OVERRIDES)
+@_command
+def reproduce(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    r"""Make a run again in another folder, and say whether it is the same, or what is different.
+
+    \b
+    ehrseq reproduce RUN                                  a run folder or an MLflow run id
+    ehrseq reproduce RUN source.path=...                  where its data lie now
+
+    Exit code: 0 the predictions are identical, 3 they are within reproduce.tolerance, 4 they are different.
+    """
+    from ehrseq.workflows.summary import reproduce_and_tell
+
+    sys.exit(reproduce_and_tell(overrides, config_dir))
+
+
+@main.command(epilog=_OVERRIDES)
+@click.argument("what", type=click.Choice(["learning-rate", "batch-size"]))
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the losses of the learning rates there (PNG).")
+@_command
+def find(what: Any, overrides: tuple[str, ...], config_dir: Path | None, picture: Path | None) -> None:
+    """Try learning rates or batch sizes for a few steps, and say which to take."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows import find as workflow
+
+    for line in workflow.run(load_settings(overrides, config_dir), what, picture):
+        click.echo(line)
 
 
 @main.command(epilog=_OVERRIDES)

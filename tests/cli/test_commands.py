@@ -32,7 +32,20 @@ def mlflow_run_id(folder: Path) -> str:
 def test_help_teaches_and_imports_nothing_heavy(ehrseq: Command, tmp_path: Path) -> None:
     done = ehrseq("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("prepare", "train", "evaluate", "explain", "predict", "config", "ui", "source=physionet2012", "-m"):
+    for word in (
+        "prepare",
+        "train",
+        "evaluate",
+        "compare",
+        "choose",
+        "reproduce",
+        "explain",
+        "predict",
+        "config",
+        "ui",
+        "source=physionet2012",
+        "-m",
+    ):
         assert word in done.stdout
     script = (
         "import sys; from ehrseq.cli import main; main(['config'], standalone_mode=False); print(sorted(sys.modules))"

@@ -35,6 +35,7 @@ def test_option_composes_and_builds(group: str, option: str) -> None:
     needs = {
         "model/pooling=max": ["explain=none"],
         "model/pooling=sum": ["explain=none"],
+        "split=site": ["split.sites=ICUType", "split.site=medical"],
         "task=forecast": ["outputs=steps", "explain=none", "model/pooling=last"],
     }
     settings = load_settings([f"{group}={option}", *needs.get(f"{group}={option}", [])])

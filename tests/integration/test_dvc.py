@@ -1,6 +1,8 @@
 """DVC on a fresh clone: reproduce, find nothing to do, run another model."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
+
+from ehrseq.files import digest_json
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -59,3 +64,23 @@ def test_reproduces_then_finds_nothing_to_do_then_trains_another_model(clone: Pa
     settings = yaml.safe_load((clone / "results" / "train" / "config.yaml").read_text())
     assert (settings["model"]["name"], settings["seed"], settings["source"]["n_subjects"]) == ("gru", 2, 500)
     assert "held_out/auroc" in dvc(clone, "metrics", "show")
+    check_links(clone, first, other)
+
+
+def check_links(clone: Path, first: str, other: str) -> None:
+    """`dvc.lock` names the MLflow run, whose tags lead back; metrics and curves of two experiments are shown."""
+    one, two = (re.findall(r"Ran experiment\(s\): (\S+)", told)[0] for told in (first, other))
+    link = json.loads((clone / "results" / "mlflow.json").read_text())
+    tags = MlflowClient(tracking_uri=f"sqlite:///{clone / 'mlflow.db'}").get_run(link["run_id"]).data.tags
+    assert tags["dvc.exp"] == two
+    assert tags["dvc.lock"] == link["dvc_lock"]
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]
+    assert {out["path"] for out in lock["link"]["outs"]} == {"results/mlflow.json"}
+    (trained,) = lock["train"]["outs"]
+    assert tags["dvc.out.results/train"] == trained["md5"]
+    assert lock.pop("link")
+    assert digest_json(lock) == link["dvc_lock"]
+    assert "held_out/auroc.value" in dvc(clone, "metrics", "diff", one, two)
+    plots = json.loads(dvc(clone, "plots", "diff", one, two, "--json").splitlines()[0])["data"]
+    assert {"roc", "precision_recall", "calibration", "results/train/history.csv"} <= set(plots)
+    assert set(plots["roc"][0]["revisions"]) == {one, two}

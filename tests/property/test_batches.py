@@ -249,7 +249,7 @@ def test_cached_batches_are_the_same(
     loader = Loader(batch_size=2, batch_tokens=None, max_padding=0.05, eval_batch_size=3, num_workers=0, cache_gib=1.0)
     kept, cut = (HistoryDataset(represent(store, config), all_samples(store), gib) for gib in (1.0, 0.0))
     pairs = (
-        zip(kept.shuffled(loader, 3), cut.shuffled(loader, 3), strict=True)
+        zip(kept.shuffled(loader, seed=3), cut.shuffled(loader, seed=3), strict=True)
         if kind == "shuffled"
         else zip(kept.ordered(loader), cut.ordered(loader), strict=True)
     )

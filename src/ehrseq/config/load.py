@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ehrseq.config.messages import describe_fault, explain_refusal
 from ehrseq.config.schema import Settings
-from ehrseq.errors import ConfigError
+from ehrseq.errors import ConfigError, suggest
 
 CONFIG_NAME = "config"
 
@@ -166,6 +166,38 @@ def override_keys() -> Iterator[str]:
                 yield f"{prefix}{name}"
 
     yield from walk(compose(), "")
+
+
+def change(base: Settings, overrides: Sequence[str]) -> Settings:
+    """The settings of a finished run with single values changed.
+
+    Args:
+        base: The run's settings.
+        overrides: Words `key=value`, of keys that the run has; groups cannot be chosen anew.
+
+    Raises:
+        ConfigError: If the run has no such key, or the value does not fit.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    plain = base.plain()
+    for word in overrides:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise ConfigError(f"'{word}' is not an override; write key=value") from error
+        node: Any = plain
+        *path, last = override.key_or_group.split(".")
+        for part in [*path, last]:
+            if not isinstance(node, dict) or part not in node:
+                names = [str(name) for name in node] if isinstance(node, dict) else []
+                raise ConfigError(f"{word}: the run has no key '{override.key_or_group}'; {suggest(part, names)}")
+            parent, node = node, node[part]
+        if isinstance(node, dict):
+            raise ConfigError(f"{word}: {override.key_or_group} is a section; give single values of it")
+        parent[last] = override.value()
+    return check(plain)
 
 
 def overlay(base: Settings, overrides: Sequence[str], extra: Path | None, free: Sequence[str]) -> Settings:

@@ -40,22 +40,34 @@ class Task(Section):
 class Split(Section):
     """How subjects are divided; `train` gets what the others leave."""
 
-    method: Literal["hash", "source"]
+    method: Literal["hash", "source", "time", "site"]
     tuning: Share
     held_out: Share
     stratify: bool
     seed: int
     folds: Annotated[int, Field(ge=2)] | None
     fold: NonNegativeInt
+    inner_folds: Annotated[int, Field(ge=2)] | None
+    inner_fold: NonNegativeInt
+    calendar: Literal["prediction", "first_event"]
+    sites: Annotated[str, Field(min_length=1)] | None
+    site: Annotated[str, Field(min_length=1)] | None
 
     @model_validator(mode="after")
     def _check(self) -> "Split":
-        if self.method == "source" and self.folds is not None:
-            raise ValueError("method=source has no folds; use method=hash")
+        if self.method != "hash" and self.folds is not None:
+            raise ValueError(f"method={self.method} has no folds; use method=hash")
+        if self.method in ("source", "time") and self.inner_folds is not None:
+            raise ValueError(f"method={self.method} has no inner_folds: its tuning is what it is")
+        if self.method == "site" and (self.sites is None or self.site is None):
+            raise ValueError(
+                "method=site needs sites (the static code or the table that names them) and site (which is held out)"
+            )
         if self.tuning + self.held_out >= 1:
             raise ValueError(f"tuning ({self.tuning}) + held_out ({self.held_out}) leave no subjects for train")
-        if self.folds is not None and self.fold >= self.folds:
-            raise ValueError(f"fold is {self.fold}, but with folds={self.folds} it is 0 to {self.folds - 1}")
+        for name, own, count in (("fold", self.fold, self.folds), ("inner_fold", self.inner_fold, self.inner_folds)):
+            if count is not None and own >= count:
+                raise ValueError(f"{name} is {own}, but with {name}s={count} it is 0 to {count - 1}")
         return self
 
 
@@ -243,6 +255,21 @@ class Audit(Section):
     shuffled_labels: bool
 
 
+class Compare(Section):
+    """How finished runs are compared."""
+
+    reference: Annotated[str, Field(min_length=1)]
+    pairs: Literal["all", "reference"]
+    examples: Literal["same", "common"]
+    correction: Literal["holm", "fdr", "none"]
+
+
+class Reproduce(Section):
+    """When a repetition counts as the same."""
+
+    tolerance: NonNegativeFloat
+
+
 class Tracking(Section):
     """Where MLflow keeps the run, and whether it may know who the subjects are."""
 
@@ -281,6 +308,8 @@ class Settings(Section):
     loader: Loader
     evaluate: Evaluate
     audit: Audit
+    compare: Compare
+    reproduce: Reproduce
     paths: Paths
     resume: str | None
     run: str | None

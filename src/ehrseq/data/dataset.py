@@ -53,16 +53,16 @@ class HistoryDataset(Dataset[SequenceBatch]):
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
 
     def shuffled(
-        self, config: Loader, seed: int, pin: bool = False, rank: int = 0, ranks: int = 1, accumulate: int = 1
+        self, config: Loader, pin: bool = False, rank: int = 0, ranks: int = 1, seed: int = 0, accumulate: int = 1
     ) -> DataLoader[SequenceBatch]:
         """A loader for training.
 
         Args:
             config: `batch_size` and `batch_tokens` are of one step of the optimiser, for all ranks and parts together.
-            seed: Of the order.
             pin: Whether batches go into page-locked memory.
             rank: Which process asks.
             ranks: Among how many.
+            seed: Of the order.
             accumulate: How many batches of a rank make a step.
         """
         parts = ranks * accumulate

@@ -77,6 +77,10 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         """The number of batches of this rank in each whole epoch."""
         return self.count // self.ranks
 
+    def largest(self) -> NDArray[np.int64]:
+        """The batch of the first epoch that takes most memory."""
+        return max(self._cut(0, self.max_padding), key=lambda batch: len(batch) * int(self.lengths[batch].max()))
+
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         batches = _to_count(self._cut(self.epoch, None), self.lengths, self.count)
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(len(batches))

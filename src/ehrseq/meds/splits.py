@@ -4,6 +4,7 @@ Which split a subject falls into depends on its id, the seed and the ranks withi
 of rows or on a library's own hash, which may change between versions.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,63 @@ def assign_splits(labels: pl.DataFrame, config: Split, both_classes: bool = True
     Raises:
         DataError: If a split would be empty or hold one class only.
     """
+    subjects = _strata(labels, config)
+    names = _by_stratum(subjects, config, lambda count: _divide(count, config))
+    return _finish(labels, subjects, names, both_classes)
+
+
+def hold_out(labels: pl.DataFrame, held_out: pl.Series, config: Split, both_classes: bool = True) -> pl.DataFrame:
+    """Splits with given subjects held out; `train` and `tuning` divide the others as `assign_splits` does.
+
+    Args:
+        labels: In the MEDS label schema.
+        held_out: Ids of the subjects to hold out.
+        config: Shares, seed, inner folds.
+        both_classes: Whether a split that holds one class only is refused.
+
+    Returns:
+        `subject_id`, `split`, sorted by subject.
+
+    Raises:
+        DataError: If a split would be empty or hold one class only.
+    """
+    subjects = _strata(labels, config)
+    outside = subjects[schema.SUBJECT_ID].is_in(held_out.implode()).to_numpy()
+    names = np.full(subjects.height, schema.HELD_OUT, dtype=object)
+
+    def divide(count: int) -> NDArray[np.object_]:
+        return np.where(_tuned(count, config), schema.TUNING, schema.TRAIN).astype(object)
+
+    names[~outside] = _by_stratum(subjects.filter(~pl.Series(outside)), config, divide)
+    return _finish(labels, subjects, names, both_classes)
+
+
+def _strata(labels: pl.DataFrame, config: Split) -> pl.DataFrame:
+    """The labelled subjects, sorted, and in which stratum each is."""
     stratify = config.stratify and schema.BOOLEAN_VALUE in labels.columns
     stratum = pl.col(schema.BOOLEAN_VALUE).any() if stratify else pl.lit(False)
-    subjects = labels.group_by(schema.SUBJECT_ID).agg(stratum.alias("stratum")).sort(schema.SUBJECT_ID)
-    ids = subjects[schema.SUBJECT_ID].to_numpy()
+    return labels.group_by(schema.SUBJECT_ID).agg(stratum.alias("stratum")).sort(schema.SUBJECT_ID)
+
+
+def _by_stratum(
+    subjects: pl.DataFrame, config: Split, divide: Callable[[int], NDArray[np.object_]]
+) -> NDArray[np.object_]:
+    """The splits of subjects, (N,): each stratum is divided in the order of its hashes."""
     strata = subjects["stratum"].to_numpy()
-    order = hash_subjects(ids, config.seed)
-    split = np.empty(len(ids), dtype=object)
+    order = hash_subjects(subjects[schema.SUBJECT_ID].to_numpy(), config.seed)
+    split = np.empty(subjects.height, dtype=object)
     for value in (False, True):
         members = np.flatnonzero(strata == value)
         members = members[np.argsort(order[members], kind="stable")]
-        split[members] = _divide(len(members), config)
-    frame = subjects.select(schema.SUBJECT_ID).with_columns(pl.Series("split", split.tolist(), dtype=pl.String))
-    _check(labels, frame, both_classes)
+        split[members] = divide(len(members))
+    return split
+
+
+def _finish(
+    labels: pl.DataFrame, subjects: pl.DataFrame, names: NDArray[np.object_], both_classes: bool
+) -> pl.DataFrame:
+    frame = subjects.select(schema.SUBJECT_ID).with_columns(pl.Series("split", names.tolist(), dtype=pl.String))
+    check_splits(labels, frame, both_classes)
     return frame
 
 
@@ -104,7 +149,7 @@ def read_splits(dataset: Path, labels: pl.DataFrame, both_classes: bool = True) 
             f"{missing[schema.SUBJECT_ID][0]}; add them, or use split.method=hash"
         )
     frame = joined.with_columns(pl.when(pl.col("split").is_in(SPLITS)).then("split").alias("split"))
-    _check(labels, frame, both_classes)
+    check_splits(labels, frame, both_classes)
     return frame
 
 
@@ -113,21 +158,32 @@ def _divide(count: int, config: Split) -> NDArray[np.object_]:
     names = np.full(count, schema.TRAIN, dtype=object)
     if config.folds is None:
         held_out = np.arange(count) < round(count * config.held_out)
-        tuning_share = config.tuning / (1 - config.held_out)
     else:
         held_out = np.arange(count) * config.folds // max(count, 1) == config.fold
-        # The share of the rest stays the same as without folds.
-        tuning_share = config.tuning / (1 - config.held_out)
     rest = np.flatnonzero(~held_out)
     names[held_out] = schema.HELD_OUT
     if config.folds is not None:
         # Tuning comes right after the held-out fold, so that it rotates through all subjects too.
         rest = np.roll(rest, -int(np.searchsorted(rest, np.flatnonzero(held_out).max(initial=-1))))
-    names[rest[: round(len(rest) * tuning_share)]] = schema.TUNING
+    names[rest[_tuned(len(rest), config)]] = schema.TUNING
     return names
 
 
-def _check(labels: pl.DataFrame, splits: pl.DataFrame, both_classes: bool) -> None:
+def _tuned(count: int, config: Split) -> NDArray[np.bool_]:
+    """Which of `count` subjects that are not held out are for tuning: a share of them, or an inner fold."""
+    if config.inner_folds is not None:
+        fold: NDArray[np.bool_] = np.arange(count) * config.inner_folds // max(count, 1) == config.inner_fold
+        return fold
+    # The share of the rest is the same with and without folds.
+    return np.arange(count) < round(count * (config.tuning / (1 - config.held_out)))
+
+
+def check_splits(labels: pl.DataFrame, splits: pl.DataFrame, both_classes: bool) -> None:
+    """Refuse splits in which nothing can be learned or scored.
+
+    Raises:
+        DataError: If one is empty, or holds one class only where `both_classes` are needed.
+    """
     joined = labels.join(splits, on=schema.SUBJECT_ID)
     for name in SPLITS:
         part = joined.filter(pl.col("split") == name)

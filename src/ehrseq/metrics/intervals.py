@@ -1,7 +1,7 @@
 """Metrics with intervals: a bootstrap that draws subjects, since the predictions of one subject are not independent."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,11 +16,20 @@ _CHUNK_BYTES = 64 * 2**20  # one (replicates, N) matrix of a chunk
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its interval; None where undefined."""
+    """A metric with its interval; None where undefined.
+
+    Attributes:
+        value: The metric.
+        ci_low: Lower end of its interval.
+        ci_high: Upper end.
+        replicates: (R,) the metric in each bootstrap sample, nan where undefined. The same subjects, number and seed
+            give the same samples, so that those of two models can be compared one by one.
+    """
 
     value: float | None
     ci_low: float | None
     ci_high: float | None
+    replicates: Floats | None = field(default=None, compare=False, repr=False)
 
 
 def evaluate_binary(
@@ -68,7 +77,7 @@ def estimate(point: float, drawn: Floats | None, level: float) -> Estimate:
     if not len(defined):
         return Estimate(point, None, None)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(point, float(low), float(high))
+    return Estimate(point, float(low), float(high), drawn)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 # Text shown by git-less machines on every run.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -184,9 +185,12 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def download_artifacts(uri: str, run_id: str, path: str, target: Path) -> Path:
-    """Fetch a folder of a run's artifacts.
+    """Fetch a folder of a run's artifacts; an empty one where it has none of that name.
 
     Returns:
         Where it lies now, below `target`.
     """
-    return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, path, str(target)))
+    client = MlflowClient(tracking_uri=uri)
+    if path not in {item.path for item in client.list_artifacts(run_id)}:
+        return target / path
+    return Path(client.download_artifacts(run_id, path, str(target)))

@@ -84,6 +84,38 @@ class EpochMetrics(Callback):
             )
 
 
+class ProbeBatch(Callback):
+    """One step on the largest batch before the first, so that too little memory is met at once and not in an hour."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forward and backward; nothing of it stays.
+
+        Raises:
+            TrainingError: If the memory does not hold it.
+        """
+        assert isinstance(pl_module, SequenceModule)
+        loader = trainer.train_dataloader
+        assert loader is not None
+        positions = loader.sampler.largest()
+        batch = trainer.strategy.batch_to_device(loader.dataset[positions])
+        try:
+            with trainer.precision_plugin.train_step_context():
+                pl_module.try_step(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"the memory of {pl_module.device} does not hold a batch of {len(batch)} histories of {batch.steps} "
+                "steps; take a smaller loader.batch_size or loader.batch_tokens, shorter histories "
+                "(representation.max_steps), or trainer.accumulate=2 or more, which trains the same in parts"
+            ) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no more memory, on whichever device."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 class AveragedWeights(WeightAveraging):
     """Keeps an exponential moving average of the weights, which is scored and kept in place of the last ones.
 

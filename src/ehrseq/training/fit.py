@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as lightning
+import torch
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from torch import Tensor
@@ -22,9 +23,10 @@ from ehrseq.config.targets import more_is_better
 from ehrseq.data.batch import SequenceBatch
 from ehrseq.data.sampler import ShuffledBatches
 from ehrseq.files import read_json, write_json
-from ehrseq.training.callbacks import AveragedWeights, EpochMetrics, MetricSink
+from ehrseq.training.callbacks import AveragedWeights, EpochMetrics, MetricSink, ProbeBatch
 from ehrseq.training.checkpoints import LAST, SIGNALS, AtomicCheckpointIO, Checkpoints
 from ehrseq.training.module import SequenceModule
+from ehrseq.training.profile import PhaseProfiler
 from ehrseq.training.ranks import ranks, wait_for_others
 
 _FITTED = "fitted.json"
@@ -94,15 +96,15 @@ def fit(
         fitted = _finished(folder, kept, figures)
         wait_for_others()
         return fitted
-    callbacks: list[Callback] = [kept, figures]
+    callbacks: list[Callback] = [kept, figures, ProbeBatch(), *([averaged] if averaged else [])]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
-    if averaged is not None:
-        callbacks.append(averaged)
     if bars:
         callbacks.append(RichProgressBar(leave=False))
     if config.compile:
         module.model.compile()
+    profiler = PhaseProfiler() if config.profile else None
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=config.accelerator,
@@ -115,6 +117,7 @@ def fit(
             gradient_clip_val=config.gradient_clip,
             deterministic=config.deterministic,
             callbacks=callbacks,
+            profiler=profiler,
             plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if ranks() > 1 else [])],
             logger=False,
             enable_progress_bar=bars,
@@ -132,6 +135,9 @@ def fit(
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers:
                     signal.signal(number, handler)
+    if profiler and report:
+        for line in profiler.table(len(train)):
+            report(line)
     if trainer.is_global_zero:
         facts = {"epoch": kept.best_epoch, "score": kept.best_score, "epochs": trainer.current_epoch}
         write_json(folder / _FITTED, {**facts, "history": figures.history})

@@ -93,6 +93,14 @@ class SequenceModule(lightning.LightningModule):
         self._add("train/loss", terms.detach(), counts)
         return loss + self.model.forecast_loss(batch, prediction.hidden)
 
+    def try_step(self, batch: SequenceBatch) -> None:
+        """Forward and backward that leave no trace, neither in gradients nor in figures."""
+        sums = dict(self._sums)
+        loss = self.training_step(batch, 0)
+        # Not `backward`, of which others may have been told to listen.
+        torch.autograd.grad(loss, [weight for weight in self.parameters() if weight.requires_grad], allow_unused=True)
+        self._sums = sums
+
     def validation_step(self, batch: SequenceBatch, _: int) -> None:
         """Scores a tuning batch."""
         opinions, outcome, _samples = outputs_of(batch, look(self.model, batch))

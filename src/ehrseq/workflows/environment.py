@@ -2,25 +2,59 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import ehrseq
+from ehrseq.files import digest_files
 
 
 def environment() -> dict[str, Any]:
     """Python, packages, machine and git state, as plain JSON types."""
-    packages = {item.name.lower(): item.version for item in metadata.distributions() if item.name}
+    packages: dict[str, str] = {}
+    for item in metadata.distributions():
+        if item.name:
+            # Of a package that is there twice, the first one is imported.
+            packages.setdefault(normal_name(item.name), item.version)
+    root = Path(ehrseq.__file__).parent
     return {
         "ehrseq": ehrseq.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "git": git_state(Path(ehrseq.__file__).parent),
+        "git": git_state(root),
+        "code": digest_files(root.rglob("*.py"), root),
         "packages": dict(sorted(packages.items())),
     }
+
+
+def normal_name(name: str) -> str:
+    """A package's name as PyPI compares them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def packages_used() -> set[str]:
+    """The installed packages that ehrseq needs, directly or through others, optional ones with them."""
+    found: set[str] = set()
+    waiting = [*_required("ehrseq", optional=True), "dvc", "ray", "lightgbm"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _required(name)
+    return found
+
+
+def _required(name: str, optional: bool = False) -> list[str]:
+    try:
+        requirements = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+    wanted = [line for line in requirements if optional or "extra ==" not in line]
+    return [normal_name(match[0]) for line in wanted if (match := re.match(r"[\w.-]+", line))]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

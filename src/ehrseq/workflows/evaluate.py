@@ -31,6 +31,7 @@ from ehrseq.tracking import RunTracker
 from ehrseq.workflows.alarms import evaluate_alarms
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.forecasts import evaluate_forecasts
+from ehrseq.workflows.ledger import Ledger, record_look
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EVALUATE, TrainedRun
 from ehrseq.workflows.scorers import ForecastScorer
@@ -46,10 +47,12 @@ class Evaluated:
     Attributes:
         folder: `evaluate/` in the run folder.
         metrics: `{"held_out/auroc": {"value", "ci_low", "ci_high"}, ...}`.
+        ledger: With how many models the scored split has been looked at.
     """
 
     folder: Path
     metrics: Metrics
+    ledger: Ledger
 
 
 def evaluate_key(settings: Settings, trained: TrainedRun) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
     folder = trained.folder / EVALUATE
     if not settings.force and is_current(folder, key):
         say(f"evaluate: {folder} is up to date")
-        return Evaluated(folder, read_json(folder / METRICS))
+        return Evaluated(folder, read_json(folder / METRICS), _look(settings, prepared, trained))
     split = settings.evaluate.split
     with atomic_folder(folder) as staging, timed(f"evaluate: {split} scored"):
         store = prepared.open()
@@ -99,7 +102,15 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun, tracker: Ru
         write_json(staging / METRICS, metrics)
         write_manifest(staging, EVALUATE, key, samples=len(samples))
     tracker.metrics(flatten(metrics), 0)
-    return Evaluated(folder, metrics)
+    return Evaluated(folder, metrics, _look(settings, prepared, trained))
+
+
+def _look(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Ledger:
+    """Note in the ledger that this model was scored, and tell how many were."""
+    ledger = record_look(settings, prepared.open(), trained.weights_digest, trained.folder.name)
+    if ledger.looks:
+        say(f"evaluate: {ledger.tell()}")
+    return ledger
 
 
 def bootstrap_options(settings: Settings) -> dict[str, Any]:

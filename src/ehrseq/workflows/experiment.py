@@ -76,7 +76,7 @@ def run(
         if settings.audit.shuffled_labels:
             audit.run(settings, prepared, folder, tracker)
         metrics = read_metrics(folder)
-        tracker.describe(track.describe(settings, prepared, folder, metrics))
+        tracker.describe(track.describe(settings, prepared, folder, metrics, evaluated.ledger))
     return Experiment(folder, metrics, tracker.run_id)
 
 

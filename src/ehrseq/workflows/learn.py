@@ -13,12 +13,17 @@ from ehrseq.config.targets import ForecastTarget, Target, read_target
 from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
+from ehrseq.workflows.engine import keep_freed_memory
 from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from ehrseq.data import SequenceBatch
     from ehrseq.nn import SequenceModel
     from ehrseq.training.callbacks import MetricSink
     from ehrseq.training.fit import Fitted
+    from ehrseq.training.module import SequenceModule
     from ehrseq.workflows.pretrained import Start
 
 WEIGHTS = "model.safetensors"
@@ -184,15 +189,44 @@ def learn(
     Returns:
         The network with its best weights, and the facts of the training.
     """
+    from ehrseq.training.fit import fit
+
+    training = set_up(settings, store, report, start)
+    options = settings.trainer, folder, sink, settings.optim.weight_averaging, report
+    fitted = fit(training.module, training.train, training.tuning, *options)
+    model = training.module.model
+    model.load_state_dict(fitted.weights)
+    return model.cpu().eval(), fitted
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network with what it is to be trained on.
+
+    Attributes:
+        module: The network, its loss and its optimiser.
+        train: Shuffled batches.
+        tuning: Every tuning sample once.
+    """
+
+    module: "SequenceModule"
+    train: "DataLoader[SequenceBatch]"
+    tuning: "DataLoader[SequenceBatch]"
+
+
+def set_up(
+    settings: Settings, store: Store, report: Callable[[str], None] | None = None, start: "Start | None" = None
+) -> Training:
+    """Build a network and its batches; the arguments of `learn`."""
     import pytorch_lightning as lightning
 
     from ehrseq.data import HistoryDataset, represent
     from ehrseq.metrics.streaming import WatchedMetrics
-    from ehrseq.training.fit import fit
     from ehrseq.training.inference import choose_device
     from ehrseq.training.module import SequenceModule
     from ehrseq.training.ranks import join_group, rank, ranks, wait_for_others
 
+    keep_freed_memory()
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     target = read_target(store.meta["target"])
     horizon = target.horizon if isinstance(target, ForecastTarget) else None
@@ -217,23 +251,12 @@ def learn(
         settings.loss.target_replication,
         settings.seed,
     )
-    options = settings.trainer
-    join_group(options.accelerator)
-    # Until the first has made the folder ready.
+    join_group(settings.trainer.accelerator)
+    # Until the first has made the folder for the checkpoints ready.
     wait_for_others()
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
-    fitted = fit(
-        module,
-        train.shuffled(settings.loader, settings.seed, pin, rank(), ranks(), options.accumulate),
-        tuning.ordered(settings.loader, pin, rank(), ranks()),
-        options,
-        folder,
-        sink,
-        settings.optim.weight_averaging,
-        report,
-    )
-    model.load_state_dict(fitted.weights)
-    return model.cpu().eval(), fitted
+    own = settings.loader, pin, rank(), ranks()
+    return Training(module, train.shuffled(*own, settings.seed, settings.trainer.accumulate), tuning.ordered(*own))
 
 
 def _learned_from(store: Store, split: str, target: Target) -> NDArray[np.int64]:

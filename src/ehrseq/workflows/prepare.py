@@ -25,6 +25,7 @@ from ehrseq.files import (
     write_manifest,
 )
 from ehrseq.meds import schema
+from ehrseq.meds.external import split_by_site, split_by_time
 from ehrseq.meds.read import count_rows, list_shards
 from ehrseq.meds.splits import assign_splits, read_splits
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
@@ -155,10 +156,15 @@ def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> _Labelled:
         # Divided as the binary task is, which a network that begins with this one may learn.
         frame = labels.frame
     options = {"both_classes": first.kind == "binary"}
-    if settings.split.method == "source":
-        splits = read_splits(dataset, frame, **options)
-    else:
-        splits = assign_splits(frame, settings.split, **options)
+    match settings.split.method:
+        case "source":
+            splits = read_splits(dataset, frame, **options)
+        case "time":
+            splits = split_by_time(dataset, frame, settings.split, **options)
+        case "site":
+            splits = split_by_site(dataset, frame, settings.split, **options)
+        case "hash":
+            splits = assign_splits(frame, settings.split, **options)
     _check_parts(outcomes, labels.frame, splits, settings.task.name)
     return _Labelled(labels, outcomes, splits)
 

@@ -184,9 +184,11 @@ def _fetch(run_id: str, uri: str, key: str) -> TrainedRun:
         raise RunError(
             f"{key}={run_id}: no run folder here has this id, and there is no {uri} (config key tracking.uri)"
         )
-    target = Path(tempfile.mkdtemp(prefix="ehrseq-run-"))
+    target = Path(tempfile.mkdtemp(prefix="ehrseq-")) / run_id
+    target.mkdir()
     try:
-        download_artifacts(uri, run_id, TRAIN, target)
+        for part in (TRAIN, EVALUATE):
+            download_artifacts(uri, run_id, part, target)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{key}={run_id}: not found in {uri} (config key tracking.uri): {reason}") from error

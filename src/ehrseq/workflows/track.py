@@ -6,7 +6,7 @@ histories carry a keyed hash instead, whose key stays in the data folder.
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from ehrseq.files import atomic_file, read_json, read_manifest
 from ehrseq.tracking import RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain
 from ehrseq.workflows.console import say
+from ehrseq.workflows.ledger import Ledger
 from ehrseq.workflows.prepare import REPORT, Prepared, count_samples
 from ehrseq.workflows.runs import AUDIT, CONFIG, EVALUATE, EXPLAIN, TRAIN, TrainedRun
 from ehrseq.workflows.train import ENVIRONMENT
@@ -97,6 +98,11 @@ def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -
 def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings: Settings) -> None:
     """Figures, metrics.json and predictions."""
     folder = evaluated.folder
+    if evaluated.ledger.looks:
+        ledger = evaluated.ledger
+        tracker.tags(
+            {f"ehrseq.{ledger.split}_looks": f"models {len(ledger.looks)}, configurations {ledger.configurations}"}
+        )
     tracker.artifacts(
         {f"{EVALUATE}/{path.name}": path for path in [*sorted(folder.glob("*.png")), folder / evaluate.METRICS]}
     )
@@ -128,7 +134,7 @@ def _log_table(tracker: RunTracker, frame: pl.DataFrame, path: str, settings: Se
 
 
 def pseudonymise(frame: pl.DataFrame, data: Path) -> pl.DataFrame:
-    """Put a keyed hash of subject and prediction time, `history`, in their place (BLAKE2b, 64 bits).
+    """Put keyed hashes in the place of subject and prediction time (BLAKE2b, 64 bits): `history` of both, `subject`.
 
     The key is made once for each data folder and never leaves it; without it the hashes tell nothing.
     """
@@ -140,16 +146,22 @@ def pseudonymise(frame: pl.DataFrame, data: Path) -> pl.DataFrame:
     key = key_file.read_bytes()
     columns = ["subject_id", "prediction_time"]
     histories = frame.select(columns).unique(maintain_order=True)
-    names = [hashlib.blake2b(repr(row).encode(), digest_size=8, key=key).hexdigest() for row in histories.iter_rows()]
-    hashed = histories.with_columns(pl.Series("history", names))
+
+    def hashes(rows: Iterable[object]) -> list[str]:
+        return [hashlib.blake2b(repr(row).encode(), digest_size=8, key=key).hexdigest() for row in rows]
+
+    names, people = hashes(histories.iter_rows()), hashes(histories["subject_id"])
+    hashed = histories.with_columns(pl.Series("history", names), pl.Series("subject", people))
     rest = [name for name in frame.columns if name not in columns]
     # Sorted by the hash: the order of the rows must not give the order of the identifiers away.
     order = pl.Series("_order", np.arange(frame.height))
     joined = frame.with_columns(order).join(hashed, on=columns, how="left").sort("history", "_order")
-    return joined.select("history", *rest)
+    return joined.select("history", "subject", *rest)
 
 
-def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: evaluate.Metrics) -> str:
+def describe(
+    settings: Settings, prepared: Prepared, folder: Path, metrics: evaluate.Metrics, ledger: Ledger | None = None
+) -> str:
     """The text at the top of the run's page, in Markdown."""
     split = settings.evaluate.split
     counts = (read_manifest(prepared.store) or {}).get("splits", {})
@@ -163,6 +175,8 @@ def describe(settings: Settings, prepared: Prepared, folder: Path, metrics: eval
     for name, estimate in metrics.items():
         lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
     sizes = ", ".join(f"{name} {count_samples(part)}" for name, part in counts.items())
+    if ledger is not None and ledger.looks:
+        lines += ["", f"**Looks** {ledger.tell()}; what is the best of many looks flatters itself"]
     lines += [
         "",
         f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",

@@ -7,7 +7,7 @@ import polars as pl
 
 from ehrseq.config.load import dump_settings
 from ehrseq.config.schema import Settings
-from ehrseq.files import atomic_folder, is_current, sweep_leftovers, write_json, write_manifest
+from ehrseq.files import atomic_folder, is_current, read_manifest, sweep_leftovers, write_json, write_manifest
 from ehrseq.tracking import RunTracker
 from ehrseq.workflows.checkpoints import CHECKPOINTS, checkpoints, is_begun
 from ehrseq.workflows.console import say
@@ -17,7 +17,7 @@ from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
-HISTORY, ENVIRONMENT = "history.csv", "environment.json"
+HISTORY, ENVIRONMENT, DATA = "history.csv", "environment.json", "data.json"
 Watch = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
 
 
@@ -38,8 +38,8 @@ def run(
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors), or trees (text) and the gain of each feature; settings, fitted
-    preprocessing, history of the figures, environment. Meanwhile `checkpoints/` holds what a killed training goes on
-    from.
+    preprocessing, what the data were made from, history of the figures, environment. Meanwhile `checkpoints/` holds
+    what a killed training goes on from.
 
     Args:
         settings: What and how.
@@ -79,8 +79,11 @@ def run(
         write_json(staging / PREPROCESSOR, prepared.preprocessor().to_json())
         pl.DataFrame(history).write_csv(staging / HISTORY)
         write_json(staging / ENVIRONMENT, environment())
+        made_of = read_manifest(prepared.store) or {}
+        write_json(staging / DATA, {"key": made_of.get("key"), "files": made_of.get("files")})
         facts = {"best_epoch": learned.epoch, "epochs": learned.epochs, "monitor": settings.trainer.monitor}
-        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score)
+        counts = made_of.get("splits", {})
+        write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score, splits=counts)
     say(f"train: best epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
     return open_run(folder)
 

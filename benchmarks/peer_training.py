@@ -1,0 +1,114 @@
+"""Training beside PyPOTS' GRU-D and PyHealth's LSTM: the same stays, steps, sizes and threads, all in one run.
+
+    python benchmarks/peer_training.py --path set-a.tar.gz --pypots PYTHON --pyhealth PYTHON
+
+PYTHON is the interpreter of an environment that holds the peer. Both sides validate once an epoch, as their trainers
+do; ours also tracks in MLflow and keeps checkpoints. The peers get our normalised grid as arrays, so that reading the
+files is not counted. Ours and the peer's run in turns; samples a second are those of the median epoch.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from ehrseq.config.load import load_settings
+from ehrseq.data import HistoryDataset, represent
+from ehrseq.files import write_json
+from ehrseq.metrics import auroc
+from ehrseq.store import Store
+from ehrseq.workflows import experiment, prepare
+
+RESULT = Path(__file__).parent / "results" / "peer_training.json"
+PEERS = Path(__file__).parent / "peers"
+HIDDEN, BATCH = 64, 64
+ALONE = [
+    "model.summary=null",
+    "model.next_values=null",
+    "explain=none",
+    "trainer.patience=null",
+    "evaluate.replicates=0",
+]
+
+
+def arrays(words: list[str], target: Path) -> tuple[Store, NDArray[np.float32]]:
+    """Our grid as arrays: with gaps as NaN, and filled with masks beside; gives the held-out outcomes, too."""
+    settings = load_settings(words)
+    store = prepare.run(settings).open()
+    parts = {}
+    for name in ("train", "tuning", "held_out"):
+        samples = store.samples(name)
+        batch: Any = represent(store, settings.representation).cut(samples)
+        seen = batch.observed.numpy() > 0
+        parts[f"{name}_x"] = np.where(seen, batch.values.numpy(), np.nan).astype(np.float32)
+        parts[f"{name}_filled"] = np.concatenate([batch.values.numpy(), batch.observed.numpy()], -1)
+        parts[f"{name}_y"] = store.arrays.sample_label[samples, 0].astype(np.int64)
+    np.savez(target, **parts)  # type: ignore[arg-type]
+    return store, parts["held_out_y"]
+
+
+def ours(words: list[str], epochs: int, folder: Path) -> tuple[float, float]:
+    """Seconds of an epoch, and the held-out AUROC, of `ehrseq train`."""
+    place = [f"paths.runs={folder}", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"trainer.max_epochs={epochs + 1}"]
+    result = experiment.run(load_settings([*words, *ALONE, *place]))
+    lines = [json.loads(line) for line in (result.folder / "tracking" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line["values"]["epoch_seconds"] for line in lines if "epoch_seconds" in line["values"]]
+    score = result.metrics["held_out/auroc"]["value"]
+    assert score is not None
+    return median(seconds[1:]), score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--pypots", type=Path)
+    parser.add_argument("--pyhealth", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    cases = {"gru_d": (options.pypots, "pypots_grud.py"), "lstm": (options.pyhealth, "pyhealth_lstm.py")}
+    rows: dict[str, Any] = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        source = ["source=physionet2012", f"source.path={options.path.resolve()}", f"paths.data={folder / 'data'}"]
+        store, outcome = arrays(source, folder / "arrays.npz")
+        samples = len(HistoryDataset(represent(store, load_settings(source).representation), store.samples("train")))
+        for model, (python, script) in cases.items():
+            if python is None:
+                continue
+            found: dict[str, list[tuple[float, float]]] = {"ehrseq": [], "peer": []}
+            for number in range(options.rounds):
+                words = [*source, f"model={model}", f"model.encoder.hidden_size={HIDDEN}", f"seed={number + 1}"]
+                found["ehrseq"].append(ours(words, options.epochs, folder / f"{model}{number}"))
+                command = [python, PEERS / script, folder / "arrays.npz", options.epochs, HIDDEN, BATCH]
+                done = subprocess.run(
+                    [*map(str, command), str(options.threads)], capture_output=True, text=True, check=True
+                )
+                said = json.loads(done.stdout.splitlines()[-1])
+                found["peer"].append((said["epoch_seconds"], float(auroc(outcome, np.array(said["probability"])))))
+            rate = {side: samples / median(seconds for seconds, _ in runs) for side, runs in found.items()}
+            rows[model] = {
+                "peer": script.partition("_")[0],
+                "samples_a_second": rate,
+                "ratio": rate["ehrseq"] / rate["peer"],
+                "held_out_auroc": {side: [score for _, score in runs] for side, runs in found.items()},
+            }
+            print(model, rows[model], flush=True)
+    facts = {"device": f"{platform.machine()} CPU", "threads": options.threads, "hidden": HIDDEN, "batch": BATCH}
+    write_json(RESULT, {**facts, "epochs": options.epochs, "models": rows})
+    print(pl.DataFrame([{"model": name, "ratio": row["ratio"]} for name, row in rows.items()]))
+
+
+if __name__ == "__main__":
+    main()
