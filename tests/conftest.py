@@ -1,9 +1,11 @@
 """What many tests need: the real data where they are, and one small trained run."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,41 @@ def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
     done = ehrseq("train", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def _programs() -> Path | None:
+    """The folder of PostgreSQL's server programs; Debian keeps them off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) if Path("/usr/lib/postgresql").is_dir() else []
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server on the loopback, started for the tests; skips where PostgreSQL is missing."""
+    folder = tmp_path_factory.mktemp("postgres")
+    programs = _programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg")
+    user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
+    data = folder / "data"
+    if user:
+        for path in (folder, *folder.parents):
+            if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
+                path.chmod(0o755)
+        shutil.chown(folder, "nobody")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(*words: str | Path, check: bool = True) -> None:
+        subprocess.run([*user, *words], check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    call(programs / "initdb", "-D", data, "-U", "ehrseq", "-A", "trust", "--no-sync")
+    control = (programs / "pg_ctl", "-D", data, "-w")
+    call(*control, "-o", f"-p {port} -h 127.0.0.1 -k {data} -c fsync=off", "start")
+    try:
+        yield f"postgresql+psycopg://ehrseq@127.0.0.1:{port}/postgres"
+    finally:
+        call(*control, "-m", "immediate", "stop", check=False)

@@ -96,33 +96,43 @@ def prepare(overrides: tuple[str, ...], config_dir: Path | None) -> None:
 
 
 @main.command(epilog=_OVERRIDES)
-@click.option("-m", "--multirun", is_flag=True, help="Run every combination of comma-separated values.")
+@click.option("-m", "--multirun", is_flag=True, help="Sweep: every combination of values, or a search.")
 @_command
 def train(overrides: tuple[str, ...], config_dir: Path | None, multirun: bool) -> None:
-    """Prepare the data where needed, then train, evaluate, explain and track one model.
+    r"""Prepare the data where needed, then train, evaluate, explain and track one model, or with -m many.
 
-    A run that is there already is not made again (force=true does).
+    A run that is there already is not made again (force=true does). A sweep that was interrupted goes on when the same
+    command is given again.
+
+    \b
+    ehrseq train -m model=lstm,gru seed=1,2,3
+    ehrseq train -m sweep=optuna model=lstm,gru 'optim.optimizer.lr=tag(log,interval(1e-4,1e-2))' sweep.trials=30
     """
+    if multirun:
+        from ehrseq.config.sweep import read_plan
+
+        plan = read_plan(overrides, config_dir)
+
+        from ehrseq.workflows import sweep
+
+        result = sweep.run(plan)
+        for line in sweep.tell(result, plan):
+            click.echo(line)
+        if result.failed:
+            _fail("\n".join(sweep.tell_failed(result)), 1)
+        return
     from ehrseq.config.load import load_settings
-    from ehrseq.config.sweep import check_sweep, run_sweep
 
     # A misspelt word is told at once, before anything heavy is imported.
-    settings = None if multirun else load_settings(overrides, config_dir)
-    if settings is not None and settings.resume is not None:
+    settings = load_settings(overrides, config_dir)
+    if settings.resume is not None:
         from ehrseq.workflows.checkpoints import resumed
 
         settings = resumed(settings, list(overrides), config_dir)
-    if multirun:
-        check_sweep(overrides, config_dir)
 
     from ehrseq.workflows.summary import train_and_tell
 
-    if settings is not None:
-        train_and_tell(settings)
-        return
-    failures = run_sweep(train_and_tell, overrides, config_dir)
-    if failures:
-        _fail("\n".join([f"{len(failures)} run(s) failed:", *failures]), 1)
+    train_and_tell(settings)
 
 
 @main.group()

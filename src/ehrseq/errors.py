@@ -35,6 +35,10 @@ class TrainingError(EhrseqError):
     """A training that cannot start or go on."""
 
 
+class Pruned(EhrseqError):  # noqa: N818 - not an error, but what ends a training
+    """A training that was stopped because others of its sweep do better; not a mistake."""
+
+
 class InterruptedBySignalError(EhrseqError):
     """A signal ended the work; what is done is saved.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,21 +200,6 @@ def test_changed_weights_are_refused(ehrseq: Command, trained: Path, tmp_path: P
     done = ehrseq("predict", f"run={copy}", cwd=tmp_path)
     assert done.returncode == 1
     assert "is not what the training wrote" in done.stderr
-
-
-def test_multirun_goes_on_after_a_failure(ehrseq: Command, tmp_path: Path) -> None:
-    words = ("train", "-m", *TINY, "trainer.max_epochs=1", "explain=none", "seed=1,2", "optim.optimizer.lr=1e-3,1e30")
-    done = ehrseq(*words, "optim.weight_averaging=null", "trainer.gradient_clip=null", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "2 run(s) failed:" in done.stderr
-    assert "optim.optimizer.lr=1e+30" in done.stderr or "optim.optimizer.lr=1e30" in done.stderr
-    finished = [path for path in (tmp_path / "runs").iterdir() if (path / "evaluate").is_dir()]
-    assert len(finished) == 2
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("ehrseq")
-    assert experiment is not None
-    states = sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
-    assert states == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
 
 
 def test_multirun_checks_every_value_first(ehrseq: Command, tmp_path: Path) -> None:

@@ -20,9 +20,17 @@ def test_wheel_holds_the_configuration_and_finds_it(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     shipped = {f"ehrseq/conf/{path.relative_to(REPOSITORY / 'conf')}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert shipped <= names
-    assert "ehrseq/py.typed" in names
+    assert {"ehrseq/py.typed", "hydra_plugins/ehrseq_sweeper/sweeper.py"} <= names
+    # Other plugins of Hydra live in the same namespace, which must stay open to them.
+    assert "hydra_plugins/__init__.py" not in names
     assert not any(name.startswith(("tests/", "conf/", "benchmarks/")) for name in names)
-    script = "import ehrseq; from ehrseq.config.load import conf_dir, load_settings; load_settings(); print(conf_dir())"
+    script = (
+        "import ehrseq; from ehrseq.config.load import conf_dir, load_settings; load_settings(); print(conf_dir());"
+    )
+    script += (
+        "from hydra.core.plugins import Plugins; from hydra.plugins.sweeper import Sweeper; "
+        "assert 'EhrseqSweeper' in [found.__name__ for found in Plugins.instance().discover(Sweeper)]"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

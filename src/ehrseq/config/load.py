@@ -62,33 +62,57 @@ def load_settings(overrides: Sequence[str] = (), extra: Path | None = None) -> S
 
 
 def compose(overrides: Sequence[str] = (), extra: Path | None = None) -> dict[str, Any]:
-    """Compose `conf/config.yaml` with Hydra overrides into plain Python types.
+    """Compose `conf/config.yaml` with Hydra overrides into plain Python types: the settings of one run.
 
     Raises:
         ConfigError: If an override cannot be understood or applied.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    return of_one_run(_compose(overrides, extra))
+
+
+def compose_sweep(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
+    """Compose what `ehrseq train -m` is told of its sweep (the group `sweep`).
+
+    Raises:
+        ConfigError: If an override cannot be understood or applied.
+    """
+    sweep: dict[str, Any] = _compose(overrides, extra)["sweep"]
+    return sweep
+
+
+def of_one_run(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed configuration without what says how it was chosen, or that it is one of many."""
+    return {str(key): value for key, value in plain.items() if key not in {"experiment", "sweep"}}
+
+
+def _compose(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     if extra is not None and not extra.is_dir():
         raise ConfigError(f"--config-dir {extra}: no such folder")
+    try:
+        plain = OmegaConf.to_container(compose_unresolved(overrides, extra), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = explain_refusal(overrides, groups(extra), lambda words: _compose(words, extra), error)
+        raise ConfigError(message) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def compose_unresolved(overrides: Sequence[str], extra: Path | None) -> Any:
+    """What Hydra composes, as it gives it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
     words = list(overrides)
     if extra is not None:
         words.append(f"hydra.searchpath=[file://{extra.resolve()}]")
     GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            plain = OmegaConf.to_container(hydra_compose(CONFIG_NAME, overrides=words), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        message = explain_refusal(overrides, groups(extra), lambda words: compose(words, extra), error)
-        raise ConfigError(message) from error
-    assert isinstance(plain, dict)
-    plain.pop("experiment", None)
-    return {str(key): value for key, value in plain.items()}
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose(CONFIG_NAME, overrides=words)
 
 
 def read_settings(path: Path) -> Settings:
@@ -105,8 +129,7 @@ def read_settings(path: Path) -> Settings:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no configuration; write it with `ehrseq config > {path}`")
-    plain.pop("experiment", None)
-    return check(plain, where=str(path))
+    return check(of_one_run(plain), where=str(path))
 
 
 def dump_settings(settings: Settings) -> str:

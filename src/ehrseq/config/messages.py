@@ -12,8 +12,8 @@ from ehrseq.errors import suggest
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
-def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
-    """One line on the first fault that pydantic found."""
+def describe_fault(error: ValidationError, plain: Mapping[str, Any], root: type[BaseModel] = Settings) -> str:
+    """One line on the first fault that pydantic found in `plain`, which was to be a `root`."""
     # Unknown keys first: a misspelt key usually is why another one is missing.
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
@@ -27,7 +27,7 @@ def describe_fault(error: ValidationError, plain: Mapping[str, Any]) -> str:
     path = [str(part) for part in location if not _is_branch(str(part))]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1], plain)
+        known = _fields_at(path[:-1], plain, root)
         return f"unknown key '{key}'; {suggest(path[-1], known)}"
     if fault["type"] == "missing":
         return f"{key} is missing"
@@ -48,9 +48,9 @@ def _is_branch(part: str) -> bool:
     return part in {"int", "float", "bool", "str", "none"} or part.startswith(("constrained-", "literal[", "function-"))
 
 
-def _fields_at(path: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
+def _fields_at(path: Sequence[str], plain: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
     """The keys that the schema knows at a place in the configuration."""
-    model: type[BaseModel] = Settings
+    model = root
     node: Any = plain
     for part in path:
         annotation = _annotation(model, part)  # None: the name of an entry

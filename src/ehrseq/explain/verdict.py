@@ -87,8 +87,8 @@ def reach_verdict(
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(base > 0, _mean(own, draws) / base, _MANY)
             found = estimate(points[0] / points[1], ratio, level)
-            ends = (None if end is None or end >= _MANY else end for end in (found.ci_low, found.ci_high))
-            metrics[f"{name}/times_random"] = Estimate(found.value, *ends)
+            low, high = (None if end is None or end >= _MANY else end for end in (found.ci_low, found.ci_high))
+            metrics[f"{name}/times_random"] = Estimate(found.value, low, high)
     ranking = tuple(sorted(explainers, key=lambda name: -_value(metrics, f"{name}/comprehensiveness")))
     believed = tuple(name for name in ranking if _is_believed(metrics, name))
     sentence = _sentence(metrics, ranking, believed)

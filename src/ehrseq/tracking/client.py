@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, TypeVar
 
 # Hospital data: nothing is reported to anybody. MLflow reads these when it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,13 +23,25 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ehrseq.files import digest_json, locked
+from ehrseq.tracking.link import RunLink
 from ehrseq.tracking.spool import Entry
 from ehrseq.tracking.tracker import Dataset
+
+T = TypeVar("T")
 
 # Limits of MLflow's own API for one batch.
 _METRICS, _PARAMS, _PARAM_LENGTH = 1000, 100, 6000
 _DIGEST_LENGTH = 36
 _SQLITE = "sqlite:///"
+# What a database says when many write at once; the transaction was undone, so it can be tried again.
+_BUSY = (
+    "database is locked",
+    "deadlock detected",
+    "could not serialize",
+    "too many clients",
+    "remaining connection slots",
+)
+_LONGEST_WAIT = 120.0  # seconds
 # Opens the pages for trained models, not those for language-model traces.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -49,7 +62,7 @@ class MlflowRun:
         self.run_id = run_id
 
     @classmethod
-    def open(cls, uri: str, experiment: str, name: str, run_id: str | None) -> "MlflowRun":
+    def open(cls, uri: str, experiment: str, name: str, run_id: str | None, link: RunLink | None = None) -> "MlflowRun":
         """Go on with a run, or begin one where there is none.
 
         Args:
@@ -57,12 +70,9 @@ class MlflowRun:
             experiment: Name of the experiment; made where missing.
             name: Name for a new run.
             run_id: A run to go on with, if the store still has it.
+            link: The sweep that a new run belongs to.
         """
-        # Two processes that make the tables of a new database at once break each other, so one goes first.
-        with locked(Path(gettempdir()) / f"ehrseq-mlflow-{digest_json(uri)}.lock"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            client = MlflowClient(tracking_uri=uri)
-            experiment_id = _experiment(client, uri, experiment)
+        client, experiment_id = connect(uri, experiment)
         if run_id is not None:
             try:
                 client.get_run(run_id)
@@ -70,7 +80,15 @@ class MlflowRun:
                 return cls(client, run_id)
             except MlflowException:
                 pass  # the store was deleted: a new run takes its place and the spool is sent again
-        run = client.create_run(experiment_id, run_name=name)
+        return cls.begin(client, experiment_id, name, link)
+
+    @classmethod
+    def begin(cls, client: MlflowClient, experiment_id: str, name: str, link: RunLink | None = None) -> "MlflowRun":
+        """Begin a run; one of a sweep has its place there from the first moment."""
+        tags = None
+        if link is not None:
+            tags = link.tags(_group(client, experiment_id, link) if link.group else link.parent)
+        run = patiently(lambda: client.create_run(experiment_id, run_name=name, tags=tags))
         return cls(client, run.info.run_id)
 
     def metrics(self, entries: Sequence[Entry]) -> None:
@@ -129,6 +147,51 @@ class MlflowRun:
     def finish(self, status: str) -> None:
         """Set the final status."""
         self.client.set_terminated(self.run_id, status)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call the tracking store; where too many others do so at this moment, again a little later."""
+    begun, wait = time.monotonic(), 0.1
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            busy = any(word in str(error) for word in _BUSY)
+            if not busy or time.monotonic() - begun > _LONGEST_WAIT:
+                raise
+        # Each process waits another while, so that they do not meet again.
+        time.sleep(wait * (0.5 + os.getpid() % 97 / 97))
+        wait = min(2 * wait, 5.0)
+
+
+def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client, and the id of an experiment; database and experiment are made where missing.
+
+    Args:
+        uri: Tracking URI.
+        experiment: Name of the experiment.
+    """
+    # Two processes that make the tables of a new database at once break each other, so one goes first.
+    lock = Path(gettempdir()) / f"ehrseq-mlflow-{os.getuid()}-{digest_json(_resolved(uri))}.lock"
+    with locked(lock), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        client = MlflowClient(tracking_uri=uri)
+        return client, patiently(lambda: _experiment(client, uri, experiment))
+
+
+def _resolved(uri: str) -> str:
+    """The URI with a path that is the same from every working folder, and of every other database."""
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
+
+
+def _group(client: MlflowClient, experiment_id: str, link: RunLink) -> str:
+    """The run of a configuration that has several repetitions; made by whoever comes first."""
+    tags = link.group_tags()
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    with locked(link.lock):
+        found = patiently(lambda: client.search_runs([experiment_id], query, max_results=1))
+        run = found[0] if found else patiently(lambda: client.create_run(experiment_id, run_name=link.group, tags=tags))
+    return str(run.info.run_id)
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:

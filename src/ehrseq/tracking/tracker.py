@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from ehrseq.config.schema import Tracking
 from ehrseq.files import write_json
+from ehrseq.tracking.link import RunLink
 from ehrseq.tracking.spool import Spool
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -41,11 +42,15 @@ class RunTracker:
         config: Where MLflow is.
         name: Name of the run in MLflow.
         warn: Told about problems with MLflow, at most once.
+        link: The sweep that the run belongs to.
     """
 
-    def __init__(self, folder: Path, config: Tracking, name: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, config: Tracking, name: str, warn: Callable[[str], None], link: RunLink | None = None
+    ) -> None:
         self.config = config
-        self.name = name
+        self.name = link.name if link else name
+        self.link = link
         self.folder = folder / "tracking"
         self.spool = Spool(self.folder / "metrics.jsonl")
         self._warn = warn
@@ -142,11 +147,13 @@ class RunTracker:
             self._jobs.put(job)
 
     def _work(self) -> None:
+        from ehrseq.tracking.client import patiently
+
         while (job := self._jobs.get()) is not None:
             try:
                 # After a failure nothing is sent out of order; the spool has it all.
                 if not self._error:
-                    job()
+                    patiently(job)
             except Exception as error:
                 self._error = " ".join(str(error).split())[:300] or type(error).__name__
             finally:
@@ -156,7 +163,7 @@ class RunTracker:
     def _connect(self) -> None:
         from ehrseq.tracking.client import MlflowRun
 
-        self._client = MlflowRun.open(self.config.uri, self.config.experiment, self.name, self.run_id)
+        self._client = MlflowRun.open(self.config.uri, self.config.experiment, self.name, self.run_id, self.link)
         if self._client.run_id != self.run_id:
             self._state = {"uri": self.config.uri, "experiment": self.config.experiment, "sent": 0}
         self._state["run_id"] = self._client.run_id

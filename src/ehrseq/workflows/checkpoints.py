@@ -9,7 +9,7 @@ from typing import Any
 from ehrseq import __version__
 from ehrseq.config.load import dump_settings, overlay, read_settings
 from ehrseq.config.schema import Loader, Settings, Trainer
-from ehrseq.errors import ConfigError, RunError
+from ehrseq.errors import ConfigError, Pruned, RunError
 from ehrseq.files import read_json, write_json
 
 CHECKPOINTS = "checkpoints"
@@ -38,7 +38,11 @@ def checkpoints(settings: Settings, folder: Path, key: Mapping[str, Any]) -> Ite
         folder.mkdir(parents=True)
         (folder / _CONFIG).write_text(dump_settings(settings), encoding="utf-8")
         write_json(folder / _KEY, _with_versions(key))
-    yield folder
+    try:
+        yield folder
+    except Pruned:
+        shutil.rmtree(folder)  # nobody will go on with what is hopeless
+        raise
     shutil.rmtree(folder)
 
 

@@ -7,6 +7,7 @@ from threading import Thread
 
 from ehrseq.config.schema import Settings, Trees
 from ehrseq.files import is_current, read_json
+from ehrseq.tracking import RunLink
 from ehrseq.workflows import audit, evaluate, explain, prepare, report, track, train
 from ehrseq.workflows.console import is_first
 from ehrseq.workflows.evaluate import Metrics
@@ -29,8 +30,16 @@ class Experiment:
     run_id: str | None
 
 
-def run(settings: Settings) -> Experiment:
+def run(
+    settings: Settings, link: RunLink | None = None, watch: train.Watch | None = None, scored: bool = True
+) -> Experiment:
     """Prepare the data, then train, evaluate and explain one model; steps that are done already are not done again.
+
+    Args:
+        settings: What and how.
+        link: The sweep that the run belongs to.
+        watch: Called with the figures of each epoch; may end a hopeless training by raising `Pruned`.
+        scored: False trains alone: nothing but `train` and `tuning` is looked at.
 
     Raises:
         EhrseqError: Whatever the user can mend, from any of the steps.
@@ -50,13 +59,16 @@ def run(settings: Settings) -> Experiment:
     folder = run_folder(settings, prepared)
     if not is_first():
         return _take_part(settings, prepared, folder)
-    with track.tracked(settings, folder) as tracker:
-        if is_complete(settings, prepared, folder) and tracker.is_known():
-            return Experiment(folder, read_metrics(folder), tracker.run_id)
+    with track.tracked(settings, folder, link) as tracker:
+        is_done = is_complete if scored else train.is_done
+        if is_done(settings, prepared, folder) and tracker.is_known():
+            return Experiment(folder, read_metrics(folder) if scored else {}, tracker.run_id)
         tracker.start(fresh=not train.is_started(settings, prepared, folder))
         track.log_setup(tracker, settings, prepared, folder)
-        trained = train.run(settings, prepared, folder, tracker)
+        trained = train.run(settings, prepared, folder, tracker, watch)
         track.log_training(tracker, trained, prepared)
+        if not scored:
+            return Experiment(folder, {}, tracker.run_id)
         evaluated = evaluate.run(settings, prepared, trained, tracker)
         track.log_evaluation(tracker, evaluated, settings)
         if settings.explain.enabled:

@@ -14,13 +14,13 @@ from typing import Any
 import polars as pl
 
 from ehrseq.config.schema import Settings
-from ehrseq.errors import InterruptedBySignalError
+from ehrseq.errors import InterruptedBySignalError, Pruned
 from ehrseq.files import MANIFEST, read_json, read_manifest
 from ehrseq.metrics import headline
 from ehrseq.reporting import CARD, CHECKLIST, Page
 from ehrseq.reporting import REPORT as PAGE
 from ehrseq.reporting.page import INDIVIDUAL
-from ehrseq.tracking import Dataset, RunTracker
+from ehrseq.tracking import Dataset, RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain, report
 from ehrseq.workflows.console import say
 from ehrseq.workflows.ledger import Ledger
@@ -33,13 +33,19 @@ _TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table i
 
 
 @contextmanager
-def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
-    """A tracker that is finished with the right status, however the block ends."""
-    tracker = RunTracker(folder, settings.tracking, folder.name, say)
+def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> Iterator[RunTracker]:
+    """A tracker that is finished with the right status, however the block ends.
+
+    Args:
+        settings: Where MLflow is.
+        folder: The run folder.
+        link: The sweep that the run belongs to.
+    """
+    tracker = RunTracker(folder, settings.tracking, folder.name, say, link)
     try:
         yield tracker
     except Exception as error:
-        tracker.finish("KILLED" if isinstance(error, InterruptedBySignalError) else "FAILED")
+        tracker.finish("KILLED" if isinstance(error, InterruptedBySignalError | Pruned) else "FAILED")
         raise
     except BaseException:  # an interrupt or a signal
         tracker.finish("KILLED")
@@ -49,12 +55,7 @@ def tracked(settings: Settings, folder: Path) -> Iterator[RunTracker]:
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
     """Parameters, tags and data digests, before training starts."""
-    plain = {
-        name: value
-        for name, value in settings.plain().items()
-        if name not in {"run", "output", "resume", "force", "paths"}
-    }
-    tracker.params(dict(_flat(plain)))
+    tracker.params(flat_params(settings))
     tracker.tags(
         {
             "mlflow.source.name": "ehrseq",
@@ -66,6 +67,13 @@ def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folde
             "ehrseq.store_digest": prepared.digest,
         }
     )
+
+
+def flat_params(settings: Settings) -> dict[str, Any]:
+    """Every setting that says what a run is, under its dotted key."""
+    of_the_command = {"run", "output", "resume", "force", "paths"}
+    plain = {name: value for name, value in settings.plain().items() if name not in of_the_command}
+    return dict(_flat(plain))
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

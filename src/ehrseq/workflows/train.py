@@ -1,6 +1,6 @@
 """From a store to trained weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +19,7 @@ from ehrseq.workflows.recalibration import CALIBRATION, fit_calibrators
 from ehrseq.workflows.runs import CONFIG, TARGET, TRAIN, TrainedRun, open_run, train_key
 
 HISTORY, ENVIRONMENT, DATA = "history.csv", "environment.json", "data.json"
+Watch = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
 
 
 def is_done(settings: Settings, prepared: Prepared, folder: Path) -> bool:
@@ -32,7 +33,9 @@ def is_started(settings: Settings, prepared: Prepared, folder: Path) -> bool:
     return is_done(settings, prepared, folder) or (begun and not settings.force)
 
 
-def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker) -> TrainedRun:
+def run(
+    settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracker, watch: Watch | None = None
+) -> TrainedRun:
     """Train, or find the training done.
 
     Writes `train/`: weights (safetensors), or trees (text) and the gain of each feature; settings, fitted
@@ -44,6 +47,7 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         prepared: The data.
         folder: The run folder.
         tracker: Receives each epoch's figures.
+        watch: Called with them too; may end a hopeless training by raising `Pruned`.
 
     Raises:
         TrainingError: If the loss is no longer finite.
@@ -60,6 +64,8 @@ def run(settings: Settings, prepared: Prepared, folder: Path, tracker: RunTracke
         tracker.metrics(metrics, epoch)
         # Seconds are for the eye; what is written must be the same in every repetition.
         history.append({"epoch": epoch} | {name: value for name, value in metrics.items() if name != "epoch_seconds"})
+        if watch is not None:
+            watch(metrics, epoch)
 
     store = prepared.open()
     sweep_leftovers(folder)

@@ -53,7 +53,9 @@ def model(store: Store) -> SequenceModel:
         net = made.encoder.forward_nets[0]
         assert isinstance(net, torch.nn.LSTM)
         sepsis, features, hidden = store.codes.index("DX//sepsis"), len(store.codes), 64
-        net.weight_ih_l0[[0, 2 * hidden, 3 * hidden], sepsis + 6 * features] += 3.0  # input gate, candidate, output
+        weight = net.weight_ih_l0
+        assert isinstance(weight, torch.Tensor)
+        weight[[0, 2 * hidden, 3 * hidden], sepsis + 6 * features] += 3.0  # input gate, candidate, output
         assert made.head.linear is not None
         made.head.linear.weight[:, 0] += 4.0
     return made.eval()

@@ -1,0 +1,1 @@
+"""Hydra's side of a sweep. Hydra imports this whenever it starts: nothing heavy here."""
