@@ -298,3 +298,18 @@ def test_choices_that_exclude_each_other_are_refused_in_one_line(words: list[str
         load_settings(words)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_an_earlier_version_is_opened_with_defaults(tmp_path: Path) -> None:
+    plain = load_settings(["model=gru", "loader.batch_size=32"]).plain()
+    del plain["compare"], plain["trainer"]["profile"], plain["loss"]["focal"], plain["resume"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    assert read_settings(path, of_run=True) == load_settings(["model=gru", "loader.batch_size=32"])
+    with pytest.raises(ConfigError, match="compare"):
+        read_settings(path)
+    # Of the network nothing is filled in.
+    del plain["model"]["hidden_dropout"]
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    with pytest.raises(ConfigError, match="hidden_dropout"):
+        read_settings(path, of_run=True)

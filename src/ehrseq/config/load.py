@@ -5,6 +5,7 @@ The YAML files are looked for in the installed package first, then in the checko
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,20 @@ def compose_unresolved(overrides: Sequence[str], extra: Path | None) -> Any:
         return hydra_compose(CONFIG_NAME, overrides=words)
 
 
-def read_settings(path: Path) -> Settings:
+# Sections in which a key that a run's configuration lacks means what the default means: it was added later, switched off
+# or without a part in the weights. What data and network are made of is never filled in.
+_GROWING = (
+    *("split", "preprocess", "engine", "loader", "loss", "optim", "trainer", "tracking", "evaluate", "explain", "audit"),
+    *("compare", "reproduce", "recalibration", "pretrained", "resume", "members", "run", "output", "force"),
+)
+
+
+def read_settings(path: Path, of_run: bool = False) -> Settings:
     """Settings from a YAML file that holds a whole composed configuration (`params.yaml`, a run's `config.yaml`).
+
+    Args:
+        path: The file.
+        of_run: Whether it is a run's, which may be of an earlier version: keys that it lacks are filled in.
 
     Raises:
         ConfigError: If the file cannot be read or does not fit the schema.
@@ -129,7 +142,25 @@ def read_settings(path: Path) -> Settings:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no configuration; write it with `ehrseq config > {path}`")
-    return check(of_one_run(plain), where=str(path))
+    plain = of_one_run(plain)
+    if of_run:
+        with suppress(ValidationError):
+            return Settings.model_validate(plain)
+        defaults = compose()
+        plain = _filled(plain, {name: defaults[name] for name in _GROWING if name in defaults})
+    return check(plain, where=str(path))
+
+
+def _filled(plain: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, with defaults for what is not; a component keeps its own arguments."""
+    if "_target_" in plain:
+        return dict(plain)
+    filled = {**defaults, **plain}
+    for name, value in plain.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            filled[name] = _filled(value, default)
+    return filled
 
 
 def dump_settings(settings: Settings) -> str:

@@ -166,7 +166,7 @@ def open_run(folder: Path) -> TrainedRun:
     manifest = read_manifest(folder / TRAIN)
     if manifest is None:
         raise RunError(f"{folder} is not a run folder with a finished training (no {TRAIN}/manifest.json)")
-    settings = read_settings(folder / TRAIN / CONFIG)
+    settings = read_settings(folder / TRAIN / CONFIG, of_run=True)
     digests = []
     for number in range(settings.members):
         weights = member_folder(folder / TRAIN, number) / (TREES if isinstance(settings.model, Trees) else WEIGHTS)
