@@ -158,6 +158,22 @@ def verify(overrides: tuple[str, ...], config_dir: Path | None) -> None:
     click.echo(f"{len(result.folders)} datasets and stores are what was written")
 
 
+@main.group()
+def tracking() -> None:
+    """Look after what MLflow knows."""
+
+
+@tracking.command(epilog=_OVERRIDES)
+@_command
+def sync(overrides: tuple[str, ...], config_dir: Path | None) -> None:
+    """Send to MLflow what it did not take while it was away; twice sends nothing twice."""
+    from ehrseq.config.load import load_settings
+    from ehrseq.workflows import sync as workflow
+
+    count = workflow.run(load_settings(overrides, config_dir))
+    click.echo(f"{count} runs sent" if count else "MLflow has everything")
+
+
 @main.command(epilog=_OVERRIDES)
 @_command
 def evaluate(overrides: tuple[str, ...], config_dir: Path | None) -> None:

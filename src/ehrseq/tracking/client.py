@@ -16,6 +16,10 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 # Text shown by git-less machines on every run.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A server that is away is tried again later; to wait for it in each call would hold up the end of a training.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow.entities import Dataset as InputDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -32,6 +36,7 @@ T = TypeVar("T")
 # Limits of MLflow's own API for one batch.
 _METRICS, _PARAMS, _PARAM_LENGTH = 1000, 100, 6000
 _DIGEST_LENGTH = 36
+_TABLES = "mlflow.loggedArtifacts"
 _SQLITE = "sqlite:///"
 # What a database says when many write at once; the transaction was undone, so it can be tried again.
 _BUSY = (
@@ -117,8 +122,13 @@ class MlflowRun:
             self.client.log_artifact(self.run_id, str(file), folder or None)
 
     def table(self, columns: Mapping[str, list[Any]], path: str) -> None:
-        """Log a table."""
-        self.client.log_table(self.run_id, dict(columns), path)
+        """Log a table in the form that `mlflow.log_table` gives it; twice the same is once."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self.client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, path)
+        tables = json.loads(self.client.get_run(self.run_id).data.tags.get(_TABLES, "[]"))
+        entry = {"path": path, "type": "table"}
+        if entry not in tables:
+            self.client.set_tag(self.run_id, _TABLES, json.dumps([*tables, entry]))
 
     def datasets(self, splits: Sequence[Dataset]) -> None:
         """Record which data were used, for what."""

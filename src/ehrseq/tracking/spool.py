@@ -37,7 +37,7 @@ class Spool:
     def append(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics durably; of an epoch (a step from 1) once, though a training that goes on tells them again."""
         if self._epochs is None:
-            self._mend()
+            mend(self.path)
             self._epochs = {entry.step for entry in self.read() if entry.step}
         if step in self._epochs:
             return
@@ -47,13 +47,6 @@ class Spool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry._asdict()) + "\n")
-
-    def _mend(self) -> None:
-        """Take off a line that was cut short by a kill, so that the next one does not hang on to it."""
-        if self.path.is_file():
-            with self.path.open("rb+") as file:
-                content = file.read()
-                file.truncate(content.rfind(b"\n") + 1)
 
     def read(self, start: int = 0) -> list[Entry]:
         """The entries from number `start` on; a line cut short by a kill is left out."""
@@ -66,3 +59,11 @@ class Spool:
             except json.JSONDecodeError:
                 break
         return entries
+
+
+def mend(path: Path) -> None:
+    """Take off a line that was cut short by a kill, so that the next one does not hang on to it."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
