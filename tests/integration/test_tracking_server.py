@@ -71,7 +71,12 @@ def test_a_training_outlives_its_server_and_sync_sends_the_rest(
     server = Server(uri, tmp_path / "files")
     server.start()
     try:
-        words: tuple[str, ...] = ("source.n_subjects=600", f"trainer.max_epochs={EPOCHS}", "trainer.accelerator=cpu", "explain=none")
+        words: tuple[str, ...] = (
+            "source.n_subjects=600",
+            f"trainer.max_epochs={EPOCHS}",
+            "trainer.accelerator=cpu",
+        )
+        words += ("explain=none",)
         words += (f"tracking.uri={server.uri}", "tracking.experiment=dying", "evaluate.replicates=20")
         command = [str(EHRSEQ), "train", *words, "trainer.patience=null"]
         training = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -116,11 +116,11 @@ def compose_unresolved(overrides: Sequence[str], extra: Path | None) -> Any:
         return hydra_compose(CONFIG_NAME, overrides=words)
 
 
-# Sections in which a key that a run's configuration lacks means what the default means: it was added later, switched off
-# or without a part in the weights. What data and network are made of is never filled in.
+# Sections in which a key that a run's configuration lacks means what the default means: it was added later, switched
+# off or without a part in the weights. What data and network are made of is never filled in.
 _GROWING = (
-    *("split", "preprocess", "engine", "loader", "loss", "optim", "trainer", "tracking", "evaluate", "explain", "audit"),
-    *("compare", "reproduce", "recalibration", "pretrained", "resume", "members", "run", "output", "force"),
+    *("split", "preprocess", "engine", "loader", "loss", "optim", "trainer", "tracking", "evaluate", "explain"),
+    *("audit", "compare", "reproduce", "recalibration", "pretrained", "resume", "members", "run", "output", "force"),
 )
 
 
