@@ -38,7 +38,10 @@ def ehrseq() -> Command:
     return run
 
 
-TINY = ("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50")
+TINY = (
+    *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
+    *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
+)
 
 
 @pytest.fixture(scope="session")

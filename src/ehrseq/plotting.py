@@ -30,7 +30,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
-    "savefig.bbox": "tight",
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",

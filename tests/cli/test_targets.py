@@ -99,7 +99,7 @@ def test_target_is_learned_scored_and_predicted(kind: str, ehrseq: Command, work
     metrics = json.loads((run / "evaluate" / "metrics.json").read_text())
     found = metrics[f"held_out/{headline}"]
     # Chance is 0 for r2 and kappa, 0.5 for the others.
-    assert found["value"] > (0.2 if headline in ("r2", "kappa") else 0.6)
+    assert found["value"] > (0.2 if headline in ("r2", "kappa") else 0.55)
     assert found["ci_low"] <= found["value"] <= found["ci_high"]
     scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
     assert [name for name in scored.columns if name in names] == names

@@ -78,7 +78,7 @@ def test_mlflow_holds_the_trees(work: Path) -> None:
     assert {"tuning/auroc", "held_out/auroc", "control/shuffled_labels_auroc"} <= set(run.data.metrics)
     assert run.data.params["model.booster.num_leaves"] == "7"
     names = {path.name for path in (work / "mlartifacts").rglob("*")}
-    assert {"trees.txt", "importance.csv", "predictions.parquet"} <= names
+    assert {"trees.txt", "importance.csv", "metrics.json"} <= names
 
 
 def test_the_same_seed_gives_the_same_bytes(work: Path, ehrseq: Command, tmp_path: Path) -> None:
