@@ -182,7 +182,7 @@ def test_evaluate_and_explain_find_the_run(ehrseq: Command, trained: Path) -> No
     assert (run_folder(trained) / "evaluate" / "metrics.json").read_text() == metrics
     by_words = ehrseq("explain", *TINY, "explain.timelines=2", cwd=trained)
     assert by_words.returncode == 0, by_words.stderr
-    assert len(list((run_folder(trained) / "explain").glob("timeline_*.png"))) == 1
+    assert len(list((run_folder(trained) / "explain").glob("timeline_*.png"))) == 2
     missing = ehrseq("evaluate", *TINY, "seed=77", cwd=trained)
     assert missing.returncode == 1
     assert "have not been trained" in missing.stderr
