@@ -107,7 +107,7 @@ def test_finders_try_on_real_steps(prepared: tuple[Settings, Store], tmp_path: P
     assert "histories a second" in lines[0]
     assert load_settings([*SMALL, lines[-1]]).loader.batch_size in find.SIZES
     with pytest.raises(ConfigError, match="has no learning rate"):
-        find.run(with_words(settings, "model=gbm"), "batch-size")
+        find.run(load_settings(["model=gbm", "explain=none"]), "batch-size")
 
 
 def test_accumulated_parts_make_the_same_step(prepared: tuple[Settings, Store]) -> None:
