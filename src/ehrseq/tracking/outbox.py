@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ehrseq.tracking.spool import mend
+from ehrseq.tracking.spool import mend, read_lines
 
 
 class Outbox:
@@ -51,12 +51,4 @@ class Outbox:
 
     def read(self, start: int = 0) -> list[dict[str, Any]]:
         """The messages from number `start` on; a line cut short by a kill is left out."""
-        if not self.path.is_file():
-            return []
-        messages = []
-        for line in self.path.read_text(encoding="utf-8").splitlines()[start:]:
-            try:
-                messages.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return messages
+        return read_lines(self.path, start)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ehrseq.errors import RunError
+from ehrseq.tracking.link import SWEEP
 
-SWEEP = "ehrseq.sweep"
 _FOLDER = "ehrseq.run_folder"
 _PAGE = 500
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -50,15 +50,20 @@ class Spool:
 
     def read(self, start: int = 0) -> list[Entry]:
         """The entries from number `start` on; a line cut short by a kill is left out."""
-        if not self.path.is_file():
-            return []
-        entries = []
-        for line in self.path.read_text(encoding="utf-8").splitlines()[start:]:
-            try:
-                entries.append(Entry(**json.loads(line)))
-            except json.JSONDecodeError:
-                break
-        return entries
+        return [Entry(**line) for line in read_lines(self.path, start)]
+
+
+def read_lines(path: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file from number `start` on; one cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines()[start:]:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
 
 
 def mend(path: Path) -> None:

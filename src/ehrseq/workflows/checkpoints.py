@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrseq import __version__
+from ehrseq.config.identity import flatten_keys
 from ehrseq.config.load import dump_settings, overlay, read_settings
 from ehrseq.config.schema import Loader, Settings, Trainer
 from ehrseq.errors import ConfigError, Pruned, RunError
@@ -78,7 +79,7 @@ def resumed(settings: Settings, overrides: list[str], extra: Path | None = None)
         raise RunError(f"resume={settings.resume}: no checkpoints there{done}")
     before = read_settings(kept)
     after = overlay(before, overrides, extra, tuple(Settings.model_fields))
-    old, new = _flat(before.plain()), _flat(after.plain())
+    old, new = dict(flatten_keys(before.plain())), dict(flatten_keys(after.plain()))
     differences = [
         f"{name} was {old.get(name)} and would be {new.get(name)}"
         for name in dict.fromkeys([*old, *new])
@@ -90,11 +91,3 @@ def resumed(settings: Settings, overrides: list[str], extra: Path | None = None)
             f"train anew without resume. Free to differ are {', '.join(_FREE[:-1])}"
         )
     return after
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        flat |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-    return flat

@@ -157,9 +157,9 @@ def choose_engine(config: EngineConfig, events: int) -> Iterator[Engine]:
     if config.kind == "ray":
         yield RayEngine(config.address)
         return
-    workers = config.workers or min(_cpus(), events // _WORTH_A_PROCESS)
+    workers = config.workers or min(cpus(), events // _WORTH_A_PROCESS)
     if workers < 2:
-        threads = 1 if config.workers else min(_cpus(), events // _WORTH_A_THREAD)
+        threads = 1 if config.workers else min(cpus(), events // _WORTH_A_THREAD)
         yield ThreadEngine(threads) if threads > 1 else SerialEngine()
         return
     engine = ProcessEngine(workers)
@@ -182,7 +182,8 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

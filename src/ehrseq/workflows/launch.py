@@ -15,6 +15,7 @@ from ehrseq.config.load import dump_settings
 from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, TrainingError
 from ehrseq.files import read_json
+from ehrseq.workflows.engine import cpus
 
 RESULT = "result.json"
 _POLL, _GRACE = 0.1, 30.0  # seconds
@@ -65,7 +66,7 @@ def launch(settings: Settings) -> dict[str, str | None]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
             # The cores are shared, unless somebody has said otherwise.
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // count, 1))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cpus() // count, 1))),
         }
         processes = [
             subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})

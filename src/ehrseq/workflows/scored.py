@@ -24,7 +24,8 @@ from ehrseq.config.targets import (
 from ehrseq.errors import RunError
 from ehrseq.files import read_json, read_manifest
 from ehrseq.tasks.outcomes import EVENT, TIME_TO_EVENT
-from ehrseq.tracking.search import SWEEP, list_runs
+from ehrseq.tracking.link import SWEEP
+from ehrseq.tracking.search import list_runs
 from ehrseq.workflows.console import say
 from ehrseq.workflows.evaluate import METRICS, PREDICTIONS, Metrics
 from ehrseq.workflows.runs import EVALUATE, TRAIN, TrainedRun, find_run

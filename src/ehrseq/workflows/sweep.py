@@ -19,6 +19,7 @@ from ehrseq.sweeps.isolate import Limits, Sandbox
 from ehrseq.sweeps.records import GOOD, Outcome, SweepFolder
 from ehrseq.workflows import prepare, trial
 from ehrseq.workflows.console import say
+from ehrseq.workflows.engine import cpus
 from ehrseq.workflows.sweep_tracking import SweepTracking
 from ehrseq.workflows.sweep_worker import Worker, link_of, open_queue
 
@@ -170,7 +171,7 @@ def _threads(plan: Plan) -> int:
     if plan.sweep.launcher == "ray":
         given = [word.partition("=")[2] for word in plan.launcher_words if "num_cpus=" in word]
         return max(1, int(float(given[-1]))) if given else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cpus()
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(cores // plan.sweep.jobs, int(limit) if limit.isdigit() else cores))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from ehrseq.config.identity import flatten_keys
 from ehrseq.config.schema import Settings
 from ehrseq.errors import InterruptedBySignalError, Pruned
 from ehrseq.files import MANIFEST, read_json, read_manifest
@@ -73,15 +74,7 @@ def flat_params(settings: Settings) -> dict[str, Any]:
     """Every setting that says what a run is, under its dotted key."""
     of_the_command = {"run", "output", "resume", "force", "paths"}
     plain = {name: value for name, value in settings.plain().items() if name not in of_the_command}
-    return dict(_flat(plain))
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return dict(flatten_keys(plain))
 
 
 def log_training(tracker: RunTracker, trained: TrainedRun, prepared: Prepared) -> None:

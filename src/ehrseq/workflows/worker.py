@@ -1,6 +1,5 @@
 """One of the processes that `ehrseq.workflows.launch` starts."""
 
-import os
 import signal
 import sys
 import traceback
@@ -10,6 +9,7 @@ from ehrseq.config.load import read_settings
 from ehrseq.errors import EhrseqError
 from ehrseq.files import write_json
 from ehrseq.workflows import experiment
+from ehrseq.workflows.console import is_first
 from ehrseq.workflows.launch import RESULT
 
 
@@ -20,7 +20,7 @@ def main(folder: Path) -> int:
         The exit code.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    first = os.environ["RANK"] == "0"
+    first = is_first()
     try:
         result = experiment.run(read_settings(folder / "settings.yaml"))
     except EhrseqError as error:
