@@ -87,12 +87,18 @@ class EpochMetrics(Callback):
 class ProbeBatch(Callback):
     """One step on the largest batch before the first, so that too little memory is met at once and not in an hour."""
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forward and backward; nothing of it stays.
+    def __init__(self) -> None:
+        self._tried = False
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forward and backward, once; nothing of it stays. By now `Checkpoints` listens for signals.
 
         Raises:
             TrainingError: If the memory does not hold it.
         """
+        if self._tried:
+            return
+        self._tried = True
         assert isinstance(pl_module, SequenceModule)
         loader = trainer.train_dataloader
         assert loader is not None
