@@ -25,6 +25,7 @@ TINY = (
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
     "evaluate.replicates=20",
+    "evaluate.figures=false",
     "explain=none",
     "model.encoder.hidden_size=8",
     "model.summary=null",

@@ -24,7 +24,13 @@ from ehrseq.workflows.ledger import ledgers
 from ehrseq.workflows.scored import find_runs, outcomes_of, read_scored
 from ehrseq.workflows.summary import compare_and_tell, reproduce_and_tell
 
-TREES = ("model=gbm", "explain=none", "model.booster.n_estimators=40", "evaluate.replicates=100")
+TREES = (
+    "model=gbm",
+    "explain=none",
+    "evaluate.figures=false",
+    "model.booster.n_estimators=40",
+    "evaluate.replicates=100",
+)
 DATA = ("source.n_subjects=700", "split.held_out=0.3")
 FEW, MANY = "model.booster.num_leaves=3", "model.booster.num_leaves=15"
 SMALL = ("source.n_subjects=500", "evaluate.replicates=0")

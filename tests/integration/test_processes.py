@@ -15,8 +15,14 @@ EHRSEQ = Path(sys.executable).parent / "ehrseq"
 # A rate at which the weights stay what they were: figures of one and of two processes are of the same network. 313
 # subjects make splits that two cannot share evenly.
 SAME = (
-    *("source.n_subjects=313", "trainer.accelerator=cpu", "explain=none", "evaluate.replicates=0", "paths.data=data"),
-    *("optim=adam", "optim.optimizer.lr=1e-13", "optim.weight_averaging=null", "model.summary=null"),
+    *(
+        "source.n_subjects=313",
+        "trainer.accelerator=cpu",
+        "explain=none",
+        "evaluate.replicates=0",
+        "evaluate.figures=false",
+    ),
+    *("paths.data=data", "optim=adam", "optim.optimizer.lr=1e-13", "optim.weight_averaging=null", "model.summary=null"),
     *("loader.eval_batch_size=16", "trainer.max_epochs=4", "trainer.patience=null", "trainer.checkpoint_minutes=0"),
 )
 
