@@ -33,6 +33,14 @@ from ehrseq.workflows.train import ENVIRONMENT
 _TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table is an artifact beside it
 
 
+# The columns of MLflow's table of runs beside the headline metric, where a target has them.
+_COLUMNS = ("auprc", "brier", "calibration_slope", "utility", "mae", "macro_auprc", "accuracy", "integrated_brier")
+# Of explanations, what is told of each share that was taken away and of each pair: in verdict.json alone.
+_DETAIL = re.compile(
+    r"/(lost|won|comprehensiveness|sufficiency)_\d+$|/masked_|/(deletion|insertion|untrained|agreement|overlap)$"
+)
+
+
 @contextmanager
 def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> Iterator[RunTracker]:
     """A tracker that is finished with the right status, however the block ends.
@@ -42,7 +50,7 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
         folder: The run folder.
         link: The sweep that the run belongs to.
     """
-    tracker = RunTracker(folder, settings.tracking, folder.name, say, link)
+    tracker = RunTracker(folder, settings.tracking, name_of_run(settings, folder), say, link)
     try:
         yield tracker
     except Exception as error:
@@ -52,6 +60,11 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
         tracker.finish("KILLED")
         raise
     tracker.finish("FINISHED")
+
+
+def name_of_run(settings: Settings, folder: Path) -> str:
+    """The name of a run in MLflow: what tells it from others comes first, since tables cut names short."""
+    return f"{settings.model.name} {settings.task.name} seed {settings.seed} {folder.name.rpartition('-')[2]}"
 
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
@@ -119,6 +132,9 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
     if (estimate := evaluated.metrics.get(name)) is not None:
         words = f"{name} {number(estimate['value'])} {interval(estimate)}".strip()
         tracker.tags({"ehrseq.headline": words, "ehrseq.recalibration": settings.recalibration})
+        split = settings.evaluate.split
+        others = [f"{split}/{column}" for column in _COLUMNS if f"{split}/{column}" in evaluated.metrics]
+        tracker.view([name, f"{name}_ci_low", f"{name}_ci_high", *others])
     names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
     columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
     tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
@@ -133,8 +149,7 @@ def log_explanation(tracker: RunTracker, explained: explain.Explained, settings:
     was asked for.
     """
     folder = explained.folder
-    curves = re.compile(r"/(lost|won)_\d+$")
-    tracker.metrics(evaluate.flatten({n: e for n, e in explained.metrics.items() if not curves.search(n)}), 0)
+    tracker.metrics(evaluate.flatten({n: e for n, e in explained.metrics.items() if not _DETAIL.search(n)}), 0)
     files = [*sorted(folder.glob("*.png")), *sorted(folder.glob("*.json")), *sorted(folder.glob("*.csv"))]
     files += [folder / name for name in (explain.IMPORTANCE, explain.DEPENDENCE, explain.SUBGROUPS)]
     if settings.evaluate.individuals:
