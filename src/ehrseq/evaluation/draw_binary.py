@@ -42,7 +42,7 @@ def draw_roc(scored: Scored, estimates: Mapping[str, Estimate], seed: int, level
                 if specificity is not None and sensitivity is not None and rule in RULES:
                     name, marker, color = RULES[rule]
                     (line,) = axes.plot(
-                        1 - specificity, sensitivity, marker, color=color, ms=7, mec="black", label=name
+                        1 - specificity, sensitivity, marker, color=color, ms=7, mec="black", clip_on=False, label=name
                     )
                     tell(line, [f"threshold {threshold or 0:.3g}: sensitivity {sensitivity:.3f}, "
                                 f"specificity {specificity:.3f}"])  # fmt: skip
@@ -74,7 +74,9 @@ def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], pat
                 sensitivity, ppv, threshold = (item.value if item else None for item in point)
                 if sensitivity is not None and ppv is not None and rule in RULES:
                     name, marker, color = RULES[rule]
-                    (line,) = axes.plot(sensitivity, ppv, marker, color=color, ms=7, mec="black", label=name)
+                    (line,) = axes.plot(
+                        sensitivity, ppv, marker, color=color, ms=7, mec="black", clip_on=False, label=name
+                    )
                     tell(line, [f"threshold {threshold or 0:.3g}: recall {sensitivity:.3f}, precision {ppv:.3f}"])
             axes.legend(loc="upper right")
         axes.set(
@@ -170,7 +172,7 @@ def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: 
             if rule in RULES and threshold[0] <= value <= threshold[-1]:
                 name, marker, color = RULES[rule]
                 benefit = np.interp(value, threshold, decision["net_benefit"].cast(pl.Float64).to_numpy())
-                (line,) = left.plot(value, benefit, marker, color=color, ms=7, mec="black", label=name)
+                (line,) = left.plot(value, benefit, marker, color=color, ms=7, mec="black", clip_on=False, label=name)
                 tell(line, [f"threshold {value:.3g}: net benefit {benefit:.4f}"])
         top = float(np.nanmax([*decision["net_benefit"].drop_nulls(), 0.01]))
         left.set(title="Decision curve", xlabel="threshold on the risk", ylabel="net benefit per prediction",

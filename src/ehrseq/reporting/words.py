@@ -27,6 +27,7 @@ _COLUMNS = {
     "auprc": "AUPRC",
     "auroc": "AUROC",
     "brier": "Brier score",
+    "c_index": "C-index",
     "calibration_gap": "mean risk - observed",
     "ece": "ECE",
     "events_a_subject": "times each",
@@ -36,9 +37,13 @@ _COLUMNS = {
     "lead_hours": "hours ahead, mean",
     "lift": "lift (precision / prevalence)",
     "mcc": "MCC",
+    "macro_auprc": "macro AUPRC",
+    "macro_auroc": "macro AUROC",
+    "mae": "MAE",
     "nne": "number needed to evaluate",
     "npv": "negative predictive value (NPV)",
     "ppv": "precision (PPV)",
+    "r2": "R²",
 }
 
 

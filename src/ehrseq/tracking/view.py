@@ -12,7 +12,8 @@ VIEW, VIEW_NAME = "ehrseq", "Results"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _PRIMARY = "mlflow.experiment.primaryMetric.name"
 _LONGEST = 60  # columns; MLflow's tags are limited
-_NAME_WIDTH = 260  # pixels: a run's name is read whole
+_RUN_NAME = "attributes.`Run Name`"
+_NAME_WIDTH = 250  # pixels
 
 
 def view_tags(metrics: Sequence[str], known: str | None, created: int) -> dict[str, str]:
@@ -32,7 +33,13 @@ def view_tags(metrics: Sequence[str], known: str | None, created: int) -> dict[s
     columns = [*old, *(column for column in wanted if column not in old)][:_LONGEST]
     if known is not None and columns == old:
         return {}
-    state: dict[str, Any] = {"selectedColumns": columns, "columnWidths": {"attributes.`Run Name`": _NAME_WIDTH}}
+    widths = {_RUN_NAME: _NAME_WIDTH, **{column: _width(column) for column in columns}}
+    state: dict[str, Any] = {
+        "selectedColumns": columns,
+        # MLflow's own columns come first; widths hold for columns that have a place.
+        "columnOrder": [_RUN_NAME, "runDateAndNestInfo", "duration", *sorted(columns, key=_kind)],
+        "columnWidths": widths,
+    }
     view = {"name": VIEW_NAME, "createdAt": created, "updatedAt": created, "state": json.dumps(state)}
     tags = {VIEW_TAG: json.dumps(view)}
     # What MLflow's charts of several runs begin with.
@@ -44,10 +51,20 @@ def page_of_experiment(server: str, experiment_id: str) -> str:
     return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
+def _width(column: str) -> int:
+    """Pixels in which the name of a column can be read."""
+    return max(90, 32 + 7 * len(column.partition("`")[2].rstrip("`")))
+
+
+def _kind(column: str) -> int:
+    """Metrics, parameters and tags each stand under a heading of their own."""
+    return ("metrics", "params", "tags").index(column.partition(".")[0])
+
+
 def _columns(known: str | None) -> list[str]:
     """The columns of a view; none where it is not of a form that is known here."""
     try:
         columns = json.loads(json.loads(known or "")["state"])["selectedColumns"]
     except (ValueError, KeyError, TypeError):
         return []
-    return [str(column) for column in columns]
+    return [str(column) for column in columns if str(column).startswith(("metrics.", "params.", "tags."))]
