@@ -19,7 +19,9 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
         raise RunError(
             f"there is no {database} here yet: `ehrseq train` makes it, or name another with tracking.uri=..."
         )
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    # One worker is enough for one who looks; four, the default, take four times as long to start.
+    words = ["ui", "--workers", "1", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", *words]
 
 
 def ui_environment() -> dict[str, str]:

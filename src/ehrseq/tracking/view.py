@@ -53,7 +53,7 @@ def page_of_experiment(server: str, experiment_id: str) -> str:
 
 def _width(column: str) -> int:
     """Pixels in which the name of a column can be read."""
-    return max(90, 32 + 7 * len(column.partition("`")[2].rstrip("`")))
+    return max(90, 36 + 6 * len(column.partition("`")[2].rstrip("`")))
 
 
 def _kind(column: str) -> int:
