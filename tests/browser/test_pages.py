@@ -99,7 +99,7 @@ def shown(chromium: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("ui") / "log"
     with log.open("w") as file:
-        command = [EHRSEQ, "ui", "--port", str(port)]
+        command = [str(EHRSEQ), "ui", "--port", str(port)]
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
@@ -173,7 +173,7 @@ def test_a_run_page_has_the_result_its_figures_and_its_metrics(page: "Page", sho
     description.wait_for()
     assert re.search(r"AUROC 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", description.inner_text())
     page.get_by_text("held_out/auroc", exact=True).first.wait_for()
-    page.wait_for_load_state("networkidle")
+    page.get_by_text(re.compile("-train ")).first.wait_for()  # the data, with their digest
     page.screenshot(path=screenshots / "mlflow_run.png")
     page.get_by_text("Show more").first.click()
     page.get_by_text("precision_recall.png").first.wait_for()
@@ -211,7 +211,9 @@ def test_runs_are_compared(page: "Page", shown: Shown, screenshots: Path) -> Non
     words = f"held_out/auroc {known['value']:.4f} {known['ci_low']:.4f} to {known['ci_high']:.4f}"
     assert page.get_by_text(words, exact=True).count() == 1
     assert page.get_by_text(re.compile(r"^held_out/auroc 0\.\d{4} 0\.\d{4} to [01]\.\d{4}$")).count() == 2
-    page.set_viewport_size({"width": WIDE, "height": 2000})
+    for part in ("Visualizations", "Parameters"):  # folded, so that the results of both stand below their names
+        page.get_by_role("button", name=part, exact=True).click()
+    page.set_viewport_size({"width": WIDE, "height": 1300})
     page.screenshot(path=screenshots / "mlflow_comparison.png")
     page.get_by_role("link", name="epoch_seconds").click()
     page.locator(".js-plotly-plot").first.wait_for()  # the metric of both, drawn
