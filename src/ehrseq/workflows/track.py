@@ -215,7 +215,8 @@ def describe(
     lines += [f"| metric | value | {settings.evaluate.level:.0%} interval |", "| --- | --- | --- |"]
     for name, estimate in metrics.items():
         if name.count("/") == 1 or "//" in name:
-            lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
+            # MLflow sets no space between columns.
+            lines.append(f"| {name} | \u2003{number(estimate['value'])} | \u2003{interval(estimate)} |")
     if ledger is not None and ledger.looks:
         lines += ["", f"**Looks** {ledger.tell()}; what is the best of many looks flatters itself"]
     order = [name for name in ("train", "tuning", "held_out") if name in counts]
