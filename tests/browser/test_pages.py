@@ -177,10 +177,10 @@ def test_a_run_page_has_the_result_its_figures_and_its_metrics(page: "Page", sho
     page.get_by_text("precision_recall.png").first.wait_for()
     page.set_viewport_size({"width": WIDE, "height": 1700})
     page.screenshot(path=screenshots / "mlflow_description.png")
-    page.set_viewport_size({"width": WIDE, "height": TALL})
     page.get_by_text("Show less").click()
     page.get_by_text(re.compile("-train ")).first.wait_for()  # the data, with their digest
-    page.screenshot(path=screenshots / "mlflow_run.png")
+    page.screenshot(path=screenshots / "mlflow_run.png", clip={"x": 0, "y": 0, "width": WIDE, "height": TALL})
+    page.set_viewport_size({"width": WIDE, "height": TALL})
 
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("evaluate", exact=True).click()
