@@ -90,7 +90,7 @@ def shown(chromium: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
     else:
         folder = request.getfixturevalue("trained")
         # Other tests take what is in `runs/` for the run of `trained`.
-        words = ("train", "model=gru", *request.getfixturevalue("tiny"), "explain=none")
+        words = ("train", "model=gru", *request.getfixturevalue("tiny"), "explain=none", "evaluate.figures=false")
         done = request.getfixturevalue("ehrseq")(*words, f"paths.runs={tmp_path_factory.mktemp('gru')}", cwd=folder)
         assert done.returncode == 0, done.stderr
     run = next(path.parent.parent for path in sorted((folder / "runs").glob("*/explain/verdict.json")))
