@@ -12,9 +12,11 @@ from ehrseq.explain.events import EventHistories, TimepointHistories
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
 from ehrseq.explain.grids import GridHistories
 from ehrseq.explain.histories import Histories
+from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.weights import (
     Attention,
+    AttentionByEvent,
     AttentionXGradient,
     AttentionXValue,
     Contributions,
@@ -25,7 +27,7 @@ from ehrseq.explain.weights import (
 )
 from ehrseq.nn import SequenceModel
 
-ATTENTION = (Attention.name, AttentionXValue.name, AttentionXGradient.name)
+ATTENTION = (Attention.name, AttentionXValue.name, AttentionByEvent.name, AttentionXGradient.name)
 
 
 def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, window_hours: float) -> list[Explainer]:
@@ -49,8 +51,10 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
         WindowOcclusion.name: lambda: WindowOcclusion(model, window_hours),
         TimeOcclusion.name: lambda: TimeOcclusion(model, window_hours),
         Shapley.name: lambda: Shapley(model),
+        ExtremalMask.name: lambda: ExtremalMask(model),
         Attention.name: lambda: Attention(model),
         AttentionXValue.name: lambda: AttentionXValue(model),
+        AttentionByEvent.name: lambda: AttentionByEvent(model),
         AttentionXGradient.name: lambda: AttentionXGradient(model),
         Contributions.name: lambda: Contributions(model),
         Gates.name: lambda: Gates(model),

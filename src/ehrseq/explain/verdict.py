@@ -21,7 +21,10 @@ _WORDS = {
     "time_occlusion": "leaving out windows of time",
     "occlusion": "leaving out single events",
     "attention_x_value": "attention times value",
+    "attention_by_event": "attention shared out among events",
     "attention_x_gradient": "attention times gradient",
+    "deep_lift": "DeepLIFT",
+    "extremal_mask": "a learned mask",
     "contributions": "RETAIN's contributions",
     "gates": "the gates",
     "shapley": "Shapley values",
@@ -168,4 +171,7 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
     even = _value(metrics, f"{name}/evenness")
     if even > _EVEN:
         text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
+    shared = "attention_by_event"
+    if shared in believed and name not in believed:
+        text += "; shared out among the events of each step by their gradients it is"
     return [f"{text}."]
