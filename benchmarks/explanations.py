@@ -4,15 +4,18 @@
     python benchmarks/explanations.py planted RUN...    # on source=synthetic, by seed and training aid
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
     python benchmarks/explanations.py speed RUN
+    python benchmarks/explanations.py verdict RUN       # its wall time with two threads, and the load of the machine
     python benchmarks/explanations.py trials RUN        # does the verdict tell good explainers from controls?
 
 Each writes its part of `benchmarks/results/explanations.json`. RUN is a run folder of `ehrseq train`.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,10 @@ import torch
 from explanation_published import TASKS, published
 from numpy.typing import NDArray
 
+from ehrseq.config.load import load_settings
 from ehrseq.data import HistoryDataset, Representation, represent
 from ehrseq.explain.agreement import spearman
-from ehrseq.explain.base import Explainer
+from ehrseq.explain.base import Explainer, score_of
 from ehrseq.explain.cohort import Cohort, explained
 from ehrseq.explain.gradients import IntegratedGradients
 from ehrseq.explain.histories import StaticCodes
@@ -162,6 +166,45 @@ def speed(folder: str, count: int = 512) -> None:
     save("speed", found)
 
 
+def verdict(folder: str) -> None:
+    """The verdict of explain=full, on as many histories as it judges of 4,000, which are all predicted first."""
+    torch.set_num_threads(2)
+    _, _, store, representation, model = opened(folder)
+    options = load_settings(["explain=full"]).explain
+    everything = np.sort(np.concatenate([store.samples(split) for split in ("train", "tuning", "held_out")]))[:4000]
+    started, spent = perf_counter(), process_time()
+    scored = [score for _, score in scores(model, representation, everything)]
+    judged = np.sort(np.random.default_rng(0).permutation(everything)[: options.judged])
+
+    def make(net: SequenceModel) -> list[Explainer]:
+        return make_explainers(options.explainers, net, options.steps, options.window_hours)
+
+    judge = Judge(model, make, float(np.concatenate(scored).mean()), None, seed=0)
+    figures = judge.run(representation, judged, CPU, lambda: None)
+    names = [explainer.name for explainer in judge.explainers]
+    reach_verdict(figures, names, store.subjects_of(judged), replicates=1000, seed=0, level=0.95)
+    save(
+        "verdict",
+        {
+            "predicted": len(everything),
+            "judged": len(judged),
+            "explainers": names,
+            "wall_seconds": perf_counter() - started,
+            "processor_seconds": process_time() - spent,
+            "load": os.getloadavg()[1],
+        },
+    )
+
+
+def scores(
+    model: SequenceModel, representation: Representation, samples: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """The scores of many histories, chunk by chunk."""
+    for part in np.array_split(samples, -(-len(samples) // 256)):
+        with torch.no_grad():
+            yield part, score_of(model, cut_histories(representation, part).batch).double().numpy()
+
+
 def trials(folder: str, count: int = 20, judged: int = 24) -> None:
     """In how many of several trials, other histories and other controls each, the verdict is right."""
     _, prepared, store, representation, model = opened(folder)
@@ -191,7 +234,7 @@ if __name__ == "__main__":
     if command == "published":
         for task in folders or TASKS:
             save(f"published_{task}", published(task, seeds=1))
-    elif command in ("speed", "trials"):
-        {"speed": speed, "trials": trials}[command](folders[0])
+    elif command in ("speed", "trials", "verdict"):
+        {"speed": speed, "trials": trials, "verdict": verdict}[command](folders[0])
     else:
         {"planted": planted, "stability": stability}[command](folders)

@@ -12,6 +12,7 @@ from ehrseq.config.load import load_settings
 from ehrseq.data import Grid, Representation, SequenceBatch, represent
 from ehrseq.explain.agreement import divergence, evenness, spearman
 from ehrseq.explain.base import score_of
+from ehrseq.explain.deep_lift import DeepLift, read_by_rules
 from ehrseq.explain.faithfulness import order
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
 from ehrseq.explain.histories import Histories
@@ -19,7 +20,7 @@ from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.registry import cut_histories, make_explainers
 from ehrseq.explain.weights import Attention, AttentionByEvent, AttentionXGradient, Contributions, Gates
-from ehrseq.nn import SequenceModel, step_mask
+from ehrseq.nn import RecurrentEncoder, SequenceModel, step_mask
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.build import build_model
@@ -145,6 +146,26 @@ def test_integrated_gradients_sum_to_the_difference(make: Callable[..., Made], w
         assert (found.parts[~histories.present] == 0).all()
 
 
+@pytest.mark.parametrize("encoder", ["lstm", "gru"])
+def test_deep_lift_sums_to_the_difference(make: Callable[..., Made], encoder: str) -> None:
+    words = (*GRID, f"model={encoder}", "model.encoder.num_layers=2", "model.encoder.bidirectional=true")
+    model, _, histories = make(*words, count=4)
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(3.0)  # far from where gates are linear
+        hidden = model.encoder(model.embed(histories.batch), histories.batch.lengths)
+        assert isinstance(model.encoder, RecurrentEncoder)
+        read = read_by_rules(
+            model.encoder, model.embed(histories.batch).repeat(2, 1, 1), histories.batch.lengths.repeat(2)
+        )
+    assert torch.allclose(read[:4], hidden, atol=1e-5)
+    found = DeepLift(model, 64).attribute(histories)
+    assert found.rest is not None
+    whole = score(model, histories)
+    error = (found.parts.sum(1) + found.rest - whole).abs()
+    assert error.sum() < 0.02 * (whole - found.rest).abs().sum()
+
+
 def test_integrated_gradients_are_those_of_captum(make: Callable[..., Made]) -> None:
     captum = pytest.importorskip("captum.attr")
     model, _, histories = make(*EVENTS, count=3)
@@ -229,7 +250,7 @@ def test_a_mask_keeps_what_keeps_the_score(make: Callable[..., Made], words: tup
 
     class Known(ExtremalMask):
         def score(self, batch: SequenceBatch) -> Tensor:
-            terms = 0.0
+            terms = torch.zeros(len(batch))
             for name, share in own.items():
                 terms = terms + ((getattr(batch, name) - start[name]) ** 2 * share).flatten(1).sum(1)
             return terms
