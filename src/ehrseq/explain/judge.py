@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ehrseq.data import Representation
+from ehrseq.explain.adversary import adversarial_divergence
 from ehrseq.explain.agreement import correlation, evenness, overlap
 from ehrseq.explain.base import Attribution, Explainer, score_of
 from ehrseq.explain.faithfulness import Figures, faithfulness
@@ -140,14 +141,15 @@ class Judge:
 
     @torch.no_grad()
     def _attention(self, histories: Histories, found: dict[str, Attribution], score: Tensor) -> Figures:
-        """How even attention is, and how far scores move when it is made even."""
+        """How even attention is, how far scores move when it is made even, and whether others do as well."""
         if Attention.name not in found:
             return {}
         steps = found[Attention.name].steps
         assert steps is not None
         moved = (score - score_of(self.even, histories.batch)).abs()
         lengths = histories.batch.lengths.cpu().numpy()
-        return {
+        adversary = adversarial_divergence(self.model, histories.batch, self.seed)
+        return ({} if adversary is None else {f"{Attention.name}/adversary": adversary}) | {
             f"{Attention.name}/evenness": evenness(steps.double().cpu().numpy(), lengths),
             f"{Attention.name}/moved_by_even_weights": moved.double().cpu().numpy(),
         }

@@ -14,6 +14,7 @@ from ehrseq.metrics.intervals import Draws, Estimate, estimate
 _ALIKE = 0.7  # rank correlation above which an explanation does not depend on what was learned
 _MANY = 1e6  # times random and more: random moves nothing, and there is no bound
 _EVEN = 0.95  # of the largest entropy
+_OTHER = 0.5  # of the largest divergence of weights that give the same score
 _WORDS = {
     "gradient_x_input": "gradient times input",
     "code_occlusion": "leaving out whole codes",
@@ -171,6 +172,8 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
     even = _value(metrics, f"{name}/evenness")
     if even > _EVEN:
         text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
+    if _value(metrics, f"{name}/adversary") > _OTHER:
+        text += "; quite other weights give the same scores"
     shared = "attention_by_event"
     if shared in believed and name not in believed:
         text += "; shared out among the events of each step by their gradients it is"
