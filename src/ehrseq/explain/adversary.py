@@ -57,7 +57,8 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
             loss = (alike + 10 * (moved - TOLERANCE / 2).clamp(min=0)).sum()
             free.grad = torch.autograd.grad(loss, free)[0]
             optimiser.step()
-    return best / np.log(2)
+    share: NDArray[np.float64] = best / np.log(2)
+    return share
 
 
 def _side_score(model: SequenceModel, vector: Tensor, batch: SequenceBatch) -> Tensor:
