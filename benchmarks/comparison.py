@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ehrseq.metrics import evaluate_binary
-from ehrseq.metrics.comparison import compare_groups, corrected_resampled_t, covariance_of, group_runs
+from ehrseq.metrics.comparison import compare_groups, corrected_resampled_t, covariance_of, group_runs, over_sets
 from ehrseq.metrics.delong import delong
 from ehrseq.metrics.intervals import METRICS, bootstrap
 
@@ -162,15 +162,15 @@ def seeded(experiments: int, subjects: int, seeds: int, spread: float) -> Any:
     return result
 
 
-def folds(experiments: int, subjects: int, count: int) -> Any:
+def folds(experiments: int, subjects: int, count: int, width: int = 20, strength: float = 0.25) -> Any:
     """Cross-validation of two learners that are equal: the same one, on features of the same worth."""
-    tallies = {"corrected": Tally(), "uncorrected": Tally()}
+    tallies = {name: Tally() for name in ("over_sets", "corrected_t", "plain_t")}
     for number in range(experiments):
         rng = np.random.default_rng(number)
         label = (rng.random(subjects) < 0.3).astype(np.float64)
-        features = rng.normal(size=(2, subjects, 20)) + 0.25 * label[:, None]
+        features = rng.normal(size=(2, subjects, width)) + strength * label[:, None]
         fold = rng.permutation(subjects) * count // subjects
-        difference = np.empty(count)
+        difference, sampling = np.empty(count), np.empty(count)
         for k in range(count):
             test = fold == k
             scores = []
@@ -178,10 +178,15 @@ def folds(experiments: int, subjects: int, count: int) -> Any:
                 train, truth = own[~test], label[~test]
                 direction = train[truth == 1].mean(axis=0) - train[truth == 0].mean(axis=0)
                 scores.append(own[test] @ direction)
-            areas = delong(label[test], np.stack(scores)).auroc
+            areas, covariance = delong(label[test], np.stack(scores))
             difference[k] = areas[0] - areas[1]
-        for name, ratio in (("corrected", 1 / (count - 1)), ("uncorrected", 0.0)):
-            found = corrected_resampled_t(difference, ratio, 0.95)
+            sampling[k] = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        ratio = 1 / (count - 1)
+        for name, found in (
+            ("over_sets", over_sets(difference, sampling, ratio, subjects, 0.95)),
+            ("corrected_t", corrected_resampled_t(difference, ratio, 0.95)),
+            ("plain_t", corrected_resampled_t(difference, 0.0, 0.95)),
+        ):
             tallies[name].add(float(found.low), float(found.high), float(found.p), 0.0)
     return {name: tally.figures(True) for name, tally in tallies.items()}
 
@@ -219,8 +224,11 @@ def scenarios(experiments: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "800 subjects, 3 seeds, spread 0.01", lambda: seeded(5 * n, 800, 3, 0.01)
     yield "800 subjects, 5 seeds, spread 0.01", lambda: seeded(5 * n, 800, 5, 0.01)
     yield "800 subjects, 3 seeds, spread 0.003", lambda: seeded(5 * n, 800, 3, 0.003)
+    yield "2000 subjects, 5 folds", lambda: folds(n, 2000, 5, strength=0.35)
     yield "1000 subjects, 5 folds", lambda: folds(2 * n, 1000, 5)
     yield "1000 subjects, 10 folds", lambda: folds(2 * n, 1000, 10)
+    yield "400 subjects, 5 folds", lambda: folds(2 * n, 400, 5)
+    yield "300 subjects, 5 folds, 40 weak features", lambda: folds(2 * n, 300, 5, 40, 0.15)
 
 
 def main() -> None:

@@ -4,18 +4,18 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from forked import run_forked
 
 # Tests that run side by side have a core each; more threads would only be in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parent.parent
-EHRSEQ = Path(sys.executable).parent / "ehrseq"
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -30,10 +30,10 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ehrseq() -> Command:
-    """Runs the real command line in a folder."""
+    """Runs the real command line in a folder, in a process of its own."""
 
     def run(*words: str, cwd: Path, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([EHRSEQ, *words], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+        return run_forked(*words, cwd=cwd, timeout=timeout)
 
     return run
 

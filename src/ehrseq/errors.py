@@ -35,6 +35,10 @@ class TrainingError(EhrseqError):
     """A training that cannot start or go on."""
 
 
+class TooLittleMemoryError(TrainingError):
+    """A training that the memory does not hold."""
+
+
 class Pruned(EhrseqError):  # noqa: N818 - not an error, but what ends a training
     """A training that was stopped because others of its sweep do better; not a mistake."""
 
@@ -50,6 +54,14 @@ class InterruptedBySignalError(EhrseqError):
     def __init__(self, number: int, message: str = "interrupted") -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, numpy's, or torch's on the processor or a GPU."""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, (MemoryError, TooLittleMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def suggest(word: str, known: list[str]) -> str:

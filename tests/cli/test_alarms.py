@@ -20,7 +20,13 @@ from ehrseq.workflows.runs import open_run
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 SOURCE = ("source=physionet2019", "source.path=stays", "task=sepsis")
 SPLIT = ("split.tuning=0.3", "split.held_out=0.3")
-QUICK = ("tracking=none", "trainer.accelerator=cpu", "evaluate.replicates=60", "evaluate.level=0.9")
+QUICK = (
+    "tracking=none",
+    "trainer.accelerator=cpu",
+    "evaluate.figures=false",
+    "evaluate.replicates=60",
+    "evaluate.level=0.9",
+)
 MODELS = {
     "net": ("outputs=steps", "model/pooling=last", "explain=none", "trainer.max_epochs=6"),
     "trees": ("model=gbm", "model.booster.learning_rate=0.1", "model.booster.patience=10", "model.booster.threads=1"),

@@ -12,7 +12,14 @@ import pytest
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 KEYS = ["subject_id", "prediction_time"]
 SOURCE = "source.n_subjects=400"
-QUICK = ("explain=none", "tracking=none", "evaluate.replicates=20", "trainer.max_epochs=4", "optim.optimizer.lr=0.02")
+QUICK = (
+    "explain=none",
+    "tracking=none",
+    "evaluate.replicates=20",
+    "evaluate.figures=false",
+    "trainer.max_epochs=4",
+    "optim.optimizer.lr=0.02",
+)
 FORECAST = ("task=forecast", "outputs=steps", "model/pooling=last", "model.encoder.hidden_size=16", *QUICK)
 
 

@@ -48,6 +48,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
         "trainer.max_epochs=3",
         "explain=none",
         "evaluate.replicates=0",
+        "evaluate.figures=false",
     )
     done = ehrseq("train", *words, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ WORDS = (
     "explain=none",
     "tracking=none",
     "evaluate.replicates=0",
+    "evaluate.figures=false",
     "trainer.max_epochs=2",
     "model.encoder.hidden_size=16",
 )

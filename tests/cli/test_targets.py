@@ -17,6 +17,7 @@ FAST = (
     "explain=none",
     "tracking=none",
     "evaluate.replicates=20",
+    "evaluate.figures=false",
     "model.encoder.hidden_size=16",
     # Few epochs on few histories: the recurrent net alone, and nothing that holds it back.
     "model.summary=null",

@@ -198,6 +198,13 @@ def test_options_of_the_users_own_folder(tmp_path: Path) -> None:
         load_settings([], tmp_path / "nowhere")
 
 
+def test_yaml_that_cannot_be_read_is_one_line_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "bad.yaml").write_text("a: 1\n  b: 2\n")
+    with pytest.raises(ConfigError, match=r'not valid YAML: mapping values .* in ".*bad\.yaml", line 2, column 4'):
+        load_settings(["model=bad"], tmp_path)
+
+
 def test_settings_are_frozen_and_yaml_holds_no_more() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):

@@ -24,7 +24,13 @@ from ehrseq.workflows.ledger import ledgers
 from ehrseq.workflows.scored import find_runs, outcomes_of, read_scored
 from ehrseq.workflows.summary import compare_and_tell, reproduce_and_tell
 
-TREES = ("model=gbm", "explain=none", "model.booster.n_estimators=40", "evaluate.replicates=100")
+TREES = (
+    "model=gbm",
+    "explain=none",
+    "evaluate.figures=false",
+    "model.booster.n_estimators=40",
+    "evaluate.replicates=100",
+)
 DATA = ("source.n_subjects=700", "split.held_out=0.3")
 FEW, MANY = "model.booster.num_leaves=3", "model.booster.num_leaves=15"
 SMALL = ("source.n_subjects=500", "evaluate.replicates=0")
@@ -120,7 +126,7 @@ def test_p_is_corrected_and_letters_agree(seeds: list[Path], made: Made) -> None
         compared([*seeds, weak], "compare.reference=nobody")
 
 
-def test_folds_are_compared_by_the_corrected_t_test(made: Made) -> None:
+def test_folds_are_compared_by_what_is_known_within_each_and_what_they_differ_by(made: Made) -> None:
     folds = [[made(leaves, "split.folds=3", f"split.fold={fold}") for fold in range(3)] for leaves in (FEW, MANY)]
     found = compared([*folds[0], *folds[1]])
     assert (found.splits, found.examples, found.runs) == (3, 700, 6)
@@ -130,11 +136,24 @@ def test_folds_are_compared_by_the_corrected_t_test(made: Made) -> None:
     difference = values[0] - values[1]
     counts = json.loads((folds[0][0] / "train" / "manifest.json").read_text())["splits"]
     assert counts["held_out"]["samples"] in (233, 234)
-    error = np.sqrt((1 / 3 + 1 / 2) * difference.var(ddof=1))
-    p = 2 * stats.t.sf(abs(difference.mean()) / error, 2)
-    pair = found.metrics["auroc"].pairs[0]
-    assert pair.p == pytest.approx(p, rel=0.01)  # folds differ by one subject
-    assert abs(pair.difference or 0) == pytest.approx(abs(difference.mean()), abs=1e-12)
+    sampling = []
+    for one, other in zip(*folds, strict=True):
+        frames = [predictions(folder) for folder in (one, other)]
+        assert frames[0]["subject_id"].equals(frames[1]["subject_id"])
+        covariance = delong(frames[0]["label"], np.stack([frame["probability"] for frame in frames])).covariance
+        sampling.append(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    within = sum(sampling) / 9
+    # Trainings that share subjects differ by less than others would: (1 / 3 + 1 / 2) instead of 1 / 3.
+    beyond = max(difference.var(ddof=1) - np.mean(sampling), 0) * (1 / 3 + 1 / 2)
+    freedom = (within + beyond) ** 2 / (within**2 / 699 + beyond**2 / 2)
+    p = 2 * stats.t.sf(abs(difference.mean()) / np.sqrt(within + beyond), freedom)
+    table = found.metrics["auroc"]
+    assert table.method == "DeLong within 3 sets, and what the sets differ by beyond that"
+    assert table.pairs[0].p == pytest.approx(p, rel=0.01)  # folds differ by one subject
+    assert abs(table.pairs[0].difference or 0) == pytest.approx(abs(difference.mean()), abs=1e-12)
+    assert found.metrics["brier"].pairs[0].p is not None
+    assert found.metrics["ece"].pairs[0].p is None
+    assert found.metrics["ece"].rows[0].value is not None
     with pytest.raises(RunError, match=r"not scored on the same held-out examples .* keeps the folds that all"):
         compared([*folds[0], *folds[1][:2]])
     common = compared([*folds[0], *folds[1][:2]], "compare.examples=common")

@@ -11,9 +11,8 @@ from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings
 from ehrseq.data import HistoryDataset
 from ehrseq.data.sampler import ShuffledBatches
-from ehrseq.errors import ConfigError, TrainingError
+from ehrseq.errors import ConfigError, TrainingError, is_out_of_memory
 from ehrseq.store import Store
-from ehrseq.training.callbacks import is_out_of_memory
 from ehrseq.training.finders import RateTrial, SizeTrial, suggest_rate, suggest_size
 from ehrseq.training.profile import PHASES
 from ehrseq.workflows import find, prepare

@@ -22,7 +22,7 @@ from ehrseq.workflows.scorers import NetworkScorer
 
 def settings_for(folder: Path, *words: str) -> Settings:
     base = [f"paths.data={folder / 'data'}", f"paths.runs={folder / 'runs'}", "tracking=none", "trainer=cpu"]
-    return load_settings([*base, "explain=none", "trainer.progress=false", *words])
+    return load_settings([*base, "explain=none", "evaluate.figures=false", "trainer.progress=false", *words])
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,6 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     undisturbed, figures = train(settings, store, tmp_path / "undisturbed")
     batches = list(stop.seen)
     assert len(batches) >= 3
-    # The last batch of all is left out: after it there is no further one before which to save.
     for at in places:
         stop.seen.clear()
         stop.at = at

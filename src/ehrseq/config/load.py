@@ -98,6 +98,8 @@ def _compose(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         message = explain_refusal(overrides, groups(extra), lambda words: _compose(words, extra), error)
         raise ConfigError(message) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a file of the configuration is not valid YAML: {' '.join(str(error).split())}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

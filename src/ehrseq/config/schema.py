@@ -258,6 +258,7 @@ class Evaluate(Section):
     age_bands: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     min_group: PositiveInt
     alarms: Alarms
+    figures: bool
     individuals: bool
 
     @model_validator(mode="after")

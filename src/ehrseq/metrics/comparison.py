@@ -134,11 +134,39 @@ def compare_groups(groups: Groups, subjects: int, level: float) -> Inference:
     return infer(difference, np.sqrt(total), freedom, level)
 
 
-def corrected_resampled_t(difference: Floats, ratio: float, level: float) -> Inference:
-    """Mean differences over the splits of a cross-validation, or over random splits.
+def over_sets(value: Floats, sampling: Floats, ratio: float, subjects: int, level: float) -> Inference:
+    """Means over sets of examples that share no subject, such as the folds of a cross-validation.
 
-    The splits share subjects, so that their plain variance is too small; it is corrected by the share of test to
-    training subjects (Nadeau and Bengio 2003, "Inference for the generalization error", Machine Learning 52).
+    The error has two parts. Other subjects: the variance within each set, of the model that predicted it (LeDell,
+    Petersen and van der Laan 2015, "Computationally efficient confidence intervals for cross-validated area under the
+    ROC curve estimates", Electronic Journal of Statistics 9). Other trainings: what the sets differ by beyond that,
+    with the factor of Nadeau and Bengio (2003), since trainings share subjects. Degrees of freedom by Satterthwaite.
+
+    Args:
+        value: (J, ...) values, or differences, in each of J sets.
+        sampling: (J, ...) their variances by the choice of each set's subjects.
+        ratio: Test to training subjects, n2 / n1.
+        subjects: How many there are in all sets.
+        level: Coverage of the intervals.
+    """
+    sets = len(value)
+    if sets < 2:
+        raise ValueError(f"{sets} set: what trainings differ by needs two or more")
+    within = sampling.sum(axis=0) / sets**2
+    spread = np.maximum(value.var(axis=0, ddof=1) - sampling.mean(axis=0), 0.0)
+    beyond = spread * (1 / sets + ratio)
+    total = within + beyond
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = total**2 / (within**2 / max(subjects - 1, 1) + beyond**2 / (sets - 1))
+    freedom = np.where(total > 0, freedom, max(subjects - 1, 1))
+    return infer(value.mean(axis=0), np.sqrt(total), freedom, level)
+
+
+def corrected_resampled_t(difference: Floats, ratio: float, level: float) -> Inference:
+    """Mean differences over random splits, whose held-out sets share subjects.
+
+    So do their trainings, and their plain variance is too small; it is corrected by the share of test to training
+    subjects (Nadeau and Bengio 2003, "Inference for the generalization error", Machine Learning 52).
 
     Args:
         difference: (..., J) differences, or values, in each of J splits.

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from ehrseq.errors import EhrseqError, Pruned
+from ehrseq.errors import EhrseqError, Pruned, is_out_of_memory
 from ehrseq.sweeps.records import Failure, Status
 
 Ask = Callable[[Any], Any]
@@ -249,16 +249,8 @@ def _describe(error: BaseException) -> tuple[Status, Failure]:
     failure = Failure(type(error).__name__, message, text)
     if isinstance(error, Pruned):
         return "pruned", failure
-    if isinstance(error, EhrseqError):
-        return "failed", failure
     if is_out_of_memory(error):
         return "out_of_memory", failure
+    if isinstance(error, EhrseqError):
+        return "failed", failure
     return "crashed", failure
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's, numpy's, or torch's on the processor or a GPU."""
-    words = ("can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
-from ehrseq.errors import TrainingError
+from ehrseq.errors import TooLittleMemoryError, TrainingError, is_out_of_memory
 from ehrseq.training.module import SequenceModule
 
 MetricSink = Callable[[Mapping[str, float], int], None]  # (metrics, epoch)
@@ -94,7 +94,7 @@ class ProbeBatch(Callback):
         """Forward and backward, once; nothing of it stays. By now `Checkpoints` listens for signals.
 
         Raises:
-            TrainingError: If the memory does not hold it.
+            TooLittleMemoryError: If the memory does not hold it.
         """
         if self._tried:
             return
@@ -110,16 +110,11 @@ class ProbeBatch(Callback):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingError(
+            raise TooLittleMemoryError(
                 f"the memory of {pl_module.device} does not hold a batch of {len(batch)} histories of {batch.steps} "
                 "steps; take a smaller loader.batch_size or loader.batch_tokens, shorter histories "
                 "(representation.max_steps), or trainer.accumulate=2 or more, which trains the same in parts"
             ) from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found no more memory, on whichever device."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class AveragedWeights(WeightAveraging):

@@ -9,8 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ehrseq.data.batch import SequenceBatch
-from ehrseq.errors import TrainingError
-from ehrseq.training.callbacks import is_out_of_memory
+from ehrseq.errors import TrainingError, is_out_of_memory
 from ehrseq.training.module import SequenceModule
 
 _SMOOTHING = 0.9  # of the loss, over steps

@@ -92,8 +92,10 @@ class Aspects:
             arguments = target, outcome, prediction, subject, groupings, config, self.options
             others = evaluate_other_subgroups(*arguments)
             findings = findings | others
-            self._draw_groups(others, estimates, folder, "")
-        self._draw_cohort(cohort, manifest, folder)
+            if config.figures:
+                self._draw_groups(others, estimates, folder, "")
+        if config.figures:
+            self._draw_cohort(cohort, manifest, folder)
         return findings | cohort
 
     def _binary_parts(
@@ -144,8 +146,6 @@ class Aspects:
     def _examine_risk(
         self, scored: Scored, groupings: list[Grouping], estimates: dict[str, Estimate], folder: Path
     ) -> Findings:
-        from ehrseq.evaluation import draw_alarms, draw_binary, draw_groups
-
         config, used, prefix = self.settings.evaluate, self.settings.recalibration, scored.prefix
         calibrators = self.trained.calibrators().get(f"{prefix}probability", {})
         findings = evaluate_operating_points(scored, config, self.options)
@@ -157,7 +157,18 @@ class Aspects:
             extra = {} if utility is None or utility.value is None else {UTILITY_RULE: utility.value}
             rule = UTILITY_RULE if extra else BUDGET
             findings |= evaluate_alarms(scored, extra, rule, config, self.options)
-            draw_alarms.draw_alarms(findings.tables["alarms"], rule, folder / f"{prefix}alarms.png")
+            if config.figures:
+                from ehrseq.evaluation.draw_alarms import draw_alarms
+
+                draw_alarms(findings.tables["alarms"], rule, folder / f"{prefix}alarms.png")
+        if config.figures:
+            self._draw_risk(scored, findings, estimates, folder)
+        return findings.prefixed(prefix)
+
+    def _draw_risk(self, scored: Scored, findings: Findings, estimates: dict[str, Estimate], folder: Path) -> None:
+        from ehrseq.evaluation import draw_binary, draw_groups
+
+        config, used, prefix = self.settings.evaluate, self.settings.recalibration, scored.prefix
         own = {name.removeprefix(prefix): item for name, item in estimates.items() if name.startswith(prefix)}
         own |= findings.metrics
         level, tables = config.level, findings.tables
@@ -170,7 +181,6 @@ class Aspects:
         self._draw_groups(findings, own, folder, prefix)
         if "groups" in tables:
             draw_groups.draw_over_time(tables["groups"], _values(own), folder / f"{prefix}over_time.png")
-        return findings.prefixed(prefix)
 
     def _draw_groups(self, findings: Findings, estimates: dict[str, Estimate], folder: Path, prefix: str) -> None:
         from ehrseq.evaluation.draw_groups import draw_groups, has_groups

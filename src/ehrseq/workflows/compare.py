@@ -29,6 +29,7 @@ from ehrseq.metrics.comparison import (
     covariance_of,
     group_runs,
     letters,
+    over_sets,
 )
 from ehrseq.metrics.delong import Areas, delong
 from ehrseq.metrics.directions import better
@@ -48,6 +49,7 @@ from ehrseq.workflows.scored import Scored, find_runs, has_utility, read_scored
 Floats = NDArray[np.float64]
 REPORT = "compare"
 _LEAST = 2  # configurations
+_UNTESTED = "ece"  # a sum of absolute values, whose bootstrap errors are too large (docs/compare.md)
 
 
 @dataclass(frozen=True)
@@ -162,56 +164,96 @@ def _reference(
     )
 
 
-def _one_set(unit: Unit, names: Sequence[str], settings: Settings) -> dict[str, MetricTable]:
-    """All runs predicted the same examples: paired bootstrap by subject, DeLong for AUROC."""
-    level = settings.evaluate.level
+@dataclass(frozen=True)
+class _Sampled:
+    """A metric of all runs of one set of examples, and what the choice of its subjects does to it.
+
+    Attributes:
+        value: (K,) of each run.
+        replicates: (K, R) of bootstrap samples, the same subjects for all; none where it is undefined for a run.
+        covariance: (K, K) by the choice of subjects.
+        method: How that was found.
+    """
+
+    value: Floats
+    replicates: Floats
+    covariance: Floats
+    method: str
+
+
+def _sample(unit: Unit, settings: Settings) -> dict[str, _Sampled]:
+    """Every metric of a set of examples: paired bootstrap by subject, DeLong for AUROC."""
     estimates = [_evaluate(run, settings) for run in unit.runs]
     areas = _areas(unit)
-    tables = {}
+    found = {}
     for metric in estimates[0]:
         values = np.array([_number(own[metric].value) for own in estimates])
         drawn = [row for own in estimates if (row := own[metric].replicates) is not None]
-        # Where it is undefined for one of them, or nothing is drawn, there are no errors.
         replicates = np.stack(drawn) if len(drawn) == len(values) else np.full((len(values), 0), np.nan)
         exact = areas.get(metric)
         covariance = covariance_of(replicates) if exact is None else exact.covariance
-        if _is_constant(values, covariance):
+        method = "paired bootstrap by subject" if exact is None else "DeLong"
+        found[metric] = _Sampled(values, replicates, covariance, method)
+    return found
+
+
+def _one_set(unit: Unit, names: Sequence[str], settings: Settings) -> dict[str, MetricTable]:
+    """All runs predicted the same examples."""
+    level = settings.evaluate.level
+    tables = {}
+    for metric, found in _sample(unit, settings).items():
+        if _is_constant(found.value, found.covariance):
             continue
-        groups = group_runs(values, covariance, unit.group)
+        groups = group_runs(found.value, found.covariance, unit.group)
         weight = (unit.group == np.arange(len(names))[:, None]) / groups.seeds[:, None]
-        means = [estimate(float(mean), row, level) for mean, row in zip(groups.mean, weight @ replicates, strict=True)]
+        means = [
+            estimate(float(mean), row, level) for mean, row in zip(groups.mean, weight @ found.replicates, strict=True)
+        ]
         rows = [
             Row(name, item.value, item.ci_low, item.ci_high, int(seeds), _plain(spread), None)
             for name, item, seeds, spread in zip(names, means, groups.seeds, groups.spread, strict=True)
         ]
-        method = "paired bootstrap by subject" if exact is None else "DeLong"
-        tables[metric] = _table(metric, method, rows, compare_groups(groups, unit.subjects, level), names)
+        tables[metric] = _table(metric, found.method, rows, compare_groups(groups, unit.subjects, level), names)
     return tables
 
 
 def _many_sets(units: Sequence[Unit], names: Sequence[str], settings: Settings) -> dict[str, MetricTable]:
-    """Several sets of examples (folds, repeated splits, sites): the corrected resampled t test."""
-    level = settings.evaluate.level
-    without = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": 0})})
+    """Several sets of examples: folds and sites, or random splits, which share subjects."""
+    level, evaluate = settings.evaluate.level, settings.evaluate
+    subjects = [np.unique(unit.runs[0].subject()) for unit in units]
+    total = sum(map(len, subjects))
+    is_apart = len(np.unique(np.concatenate(subjects))) == total and evaluate.replicates > 0
+    if not is_apart:
+        settings = settings.model_copy(update={"evaluate": evaluate.model_copy(update={"replicates": 0})})
     ratio = float(np.mean([_test_to_train(unit.runs[0]) for unit in units]))
-    estimates = [[_evaluate(run, without) for run in unit.runs] for unit in units]
+    sampled = [_sample(unit, settings) for unit in units]
     tables = {}
-    for metric in estimates[0][0]:
-        columns = []
-        for unit, own in zip(units, estimates, strict=True):
-            values = np.array([_number(item[metric].value) for item in own])
-            columns.append([values[unit.group == number].mean() for number in range(len(names))])
-        matrix = np.array(columns).T  # (C, J)
-        if np.isnan(matrix).all() or (matrix == matrix[0]).all():
-            continue
-        value = corrected_resampled_t(matrix, ratio, level)
-        difference = corrected_resampled_t(matrix[:, None] - matrix, ratio, level)
-        seeds = [int((units[0].group == number).sum()) for number in range(len(names))]
-        rows = [
-            Row(name, _plain(mean), _plain(low), _plain(high), count, None, None)
-            for name, mean, low, high, count in zip(names, value.estimate, value.low, value.high, seeds, strict=True)
+    for metric, first in sampled[0].items():
+        groups = [
+            group_runs(own[metric].value, own[metric].covariance, unit.group)
+            for unit, own in zip(units, sampled, strict=True)
         ]
-        method = f"corrected resampled t over {len(units)} splits"
+        values = np.stack([item.mean for item in groups])  # (J, C)
+        if np.isnan(values).all() or (values == values[:, :1]).all():
+            continue
+        differences = values[:, :, None] - values[:, None]
+        if is_apart:
+            shared = np.stack([item.sampling for item in groups])  # (J, C, C)
+            own = np.diagonal(shared, axis1=1, axis2=2)
+            value = over_sets(values, own, ratio, total, level)
+            between = np.maximum(own[:, :, None] + own[:, None] - 2 * shared, 0.0)
+            difference = over_sets(differences, between, ratio, total, level)
+            method = f"{first.method} within {len(units)} sets, and what the sets differ by beyond that"
+        else:
+            value = corrected_resampled_t(np.moveaxis(values, 0, -1), ratio, level)
+            difference = corrected_resampled_t(np.moveaxis(differences, 0, -1), ratio, level)
+            method = f"corrected resampled t over {len(units)} splits"
+        rows = [
+            Row(name, _plain(mean), _plain(low), _plain(high), int(count), None, None)
+            for name, mean, low, high, count in zip(
+                names, value.estimate, value.low, value.high, groups[0].seeds, strict=True
+            )
+        ]
         tables[metric] = _table(metric, method, rows, difference, names)
     return tables
 
@@ -279,6 +321,10 @@ def _test_to_train(run: Scored) -> float:
 
 def _table(metric: str, method: str, rows: Sequence[Row], found: Inference, names: Sequence[str]) -> MetricTable:
     """A table of all pairs, configurations best first; not corrected yet."""
+    if metric.endswith(_UNTESTED):
+        nothing = np.full_like(found.p, np.nan)
+        found = found._replace(low=nothing, high=nothing, p=nothing)
+        method = "not tested: bins look the worse the fewer examples there are; compare Brier scores or log losses"
     direction = better(metric)
     sign = {"higher": -1, "lower": 1, None: 0}[direction]
     order = sorted(range(len(rows)), key=lambda k: (rows[k].value is None, sign * (rows[k].value or 0.0)))

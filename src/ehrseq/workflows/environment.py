@@ -11,14 +11,19 @@ from typing import Any
 import ehrseq
 from ehrseq.files import digest_files
 
+# `importlib.metadata` parses all of a package's metadata for either, which for some hundred packages takes seconds.
+_NAME_AND_VERSION = re.compile(r"^(Name|Version): *(\S+)", re.MULTILINE)
+
 
 def environment() -> dict[str, Any]:
     """Python, packages, machine and git state, as plain JSON types."""
     packages: dict[str, str] = {}
     for item in metadata.distributions():
-        if item.name:
+        head = (item.read_text("METADATA") or item.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        found = dict(_NAME_AND_VERSION.findall(head))
+        if "Name" in found:
             # Of a package that is there twice, the first one is imported.
-            packages.setdefault(normal_name(item.name), item.version)
+            packages.setdefault(normal_name(found["Name"]), found.get("Version", "unknown"))
     root = Path(ehrseq.__file__).parent
     return {
         "ehrseq": ehrseq.__version__,

@@ -21,6 +21,7 @@ from ehrseq.metrics.comparison import (
     group_runs,
     infer,
     letters,
+    over_sets,
 )
 from ehrseq.metrics.delong import delong
 
@@ -172,6 +173,21 @@ def test_identical_models_are_equal() -> None:
     found = compare_groups(groups, 100, 0.95)
     assert (found.p == 1).all()
     assert (found.low == 0).all()
+
+
+def test_sets_that_differ_as_sampling_says_have_its_error_and_else_more() -> None:
+    sampling = np.full((4, 1), 4e-4)
+    quiet = over_sets(np.array([[0.01], [0.02], [0.015], [0.015]]), sampling, 1 / 3, 1000, 0.95)
+    assert quiet.error == pytest.approx(np.sqrt(4e-4 / 4))
+    assert quiet.freedom == pytest.approx(999)
+    value = np.array([[0.01], [0.09], [-0.05], [0.03]])
+    loud = over_sets(value, sampling, 1 / 3, 1000, 0.95)
+    beyond = (value.var(ddof=1) - 4e-4) * (1 / 4 + 1 / 3)
+    assert loud.error == pytest.approx(np.sqrt(1e-4 + beyond))
+    assert 3 < loud.freedom < 5
+    assert loud.estimate == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="1 set"):
+        over_sets(value[:1], sampling[:1], 1 / 3, 1000, 0.95)
 
 
 def test_corrected_resampled_t_by_hand() -> None:
