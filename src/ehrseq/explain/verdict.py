@@ -174,7 +174,9 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
         text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
     if _value(metrics, f"{name}/adversary") > _OTHER:
         text += "; quite other weights give the same scores"
+    sentences = [f"{text}."]
     shared = "attention_by_event"
     if shared in believed and name not in believed:
-        text += "; shared out among the events of each step by their gradients it is"
-    return [f"{text}."]
+        share = _value(metrics, f"{shared}/comprehensiveness") / _value(metrics, f"{ranking[0]}/comprehensiveness")
+        sentences.append(f"Shared out among events by gradients it has {share:.0%} of the best explainer's effect.")
+    return sentences
