@@ -4,7 +4,7 @@
     python benchmarks/explanations.py planted RUN...    # on source=synthetic, by seed and training aid
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
     python benchmarks/explanations.py speed RUN
-    python benchmarks/explanations.py verdict RUN       # its wall time with two threads, and the load of the machine
+    python benchmarks/explanations.py verdict RUN       # its processor time, of one thread
     python benchmarks/explanations.py trials RUN        # does the verdict tell good explainers from controls?
 
 Each writes its part of `benchmarks/results/explanations.json`. RUN is a run folder of `ehrseq train`.
@@ -168,7 +168,7 @@ def speed(folder: str, count: int = 512) -> None:
 
 def verdict(folder: str) -> None:
     """The verdict of explain=full, on as many histories as it judges of 4,000, which are all predicted first."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     _, _, store, representation, model = opened(folder)
     options = load_settings(["explain=full"]).explain
     everything = np.sort(np.concatenate([store.samples(split) for split in ("train", "tuning", "held_out")]))[:4000]

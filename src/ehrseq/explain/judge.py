@@ -22,7 +22,7 @@ from ehrseq.nn import SequenceModel
 
 RANDOM, UNTRAINED = "random", "random_weights"
 CHUNK = 256  # histories at once
-CHECKED = 128  # histories, of all that are judged, whose explanations are made anew with noise and of no knowledge
+CHECKED = 64  # histories, of all that are judged, whose explanations are made anew with noise and of no knowledge
 _NOISE = 0.05  # in spreads of the train values
 
 
@@ -65,7 +65,7 @@ class Judge:
             each: Called after each chunk.
 
         Returns:
-            (N,) figures by `<explainer>/<figure>`; see `faithfulness`. `noise` and `untrained` are NaN but for some 128
+            (N,) figures by `<explainer>/<figure>`; see `faithfulness`. `noise` and `untrained` are NaN but for some 64
             histories, evenly drawn: they need three explanations each, and their means are known soon.
         """
         parts = []
