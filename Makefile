@@ -1,10 +1,10 @@
-# make setup | demo | test | lint | bench | ui. Each sets up what it needs in .venv; nothing else is touched.
+# make setup | demo | test | lint | bench | pictures | ui. Each sets up what it needs in .venv; nothing else is touched.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint bench ui clean
+.PHONY: setup demo test lint bench pictures ui clean
 
 # What the tool itself needs; the demo waits for no more than this.
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -38,6 +38,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python benchmarks/data_engine.py --events 1e6,1e7
+
+# The documentation's pictures; PHYSIONET2012=.../set-a.tar.gz shows real data.
+pictures: $(VENV)/.dev
+	$(BIN)/python benchmarks/pictures.py $(PHYSIONET2012)
 
 ui: $(VENV)/.core
 	$(BIN)/ehrseq ui

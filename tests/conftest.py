@@ -45,6 +45,12 @@ TINY = (
 
 
 @pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Settings of a training that takes seconds."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
     """A working folder in which `ehrseq train` was run on a little synthetic data."""
     folder = tmp_path_factory.mktemp("trained")

@@ -315,11 +315,14 @@ def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: boo
 def ui(overrides: tuple[str, ...], config_dir: Path | None, port: int, host: str) -> None:
     """Open the MLflow UI on the runs of this folder (or of tracking.uri=...)."""
     from ehrseq.config.load import load_settings
-    from ehrseq.tracking.server import ui_command
+    from ehrseq.tracking.server import pages, ui_command, ui_environment
 
-    command = ui_command(load_settings(overrides, config_dir).tracking.uri, host, port)
-    click.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)", err=True)
-    os.execv(command[0], command)
+    uri, server = load_settings(overrides, config_dir).tracking.uri, f"http://{host}:{port}"
+    command = ui_command(uri, host, port)
+    for name, page in pages(uri, server).items():
+        click.echo(f"{name}: {page}", err=True)
+    click.echo(f"MLflow UI: {server}  (Ctrl-C ends it)", err=True)
+    os.execve(command[0], command, ui_environment())
 
 
 @main.command()

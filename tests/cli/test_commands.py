@@ -153,7 +153,7 @@ def test_mlflow_holds_the_run(trained: Path) -> None:
     # What shows single histories stays where the data are.
     assert not {"timeline_01.png", "timeline_01.html", "attributions.parquet", "attention.parquet"} & names
     assert run.data.tags["ehrseq.verdict"]
-    assert "explain/integrated_gradients/comprehensiveness" in run.data.metrics
+    assert "verdict/integrated_gradients/comprehensiveness" in run.data.metrics
     assert run.inputs is not None
     contexts = {item.dataset.name: item.tags[0].value for item in run.inputs.dataset_inputs}
     assert contexts == {

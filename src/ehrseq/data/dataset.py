@@ -1,5 +1,8 @@
 """The histories of one split, served a batch at a time."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -78,6 +81,26 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def _loader(self, sampler: ShuffledBatches | OrderedBatches, workers: int, pin: bool) -> DataLoader[SequenceBatch]:
         # batch_size=None hands the sampler's arrays to the dataset as they are.
-        return DataLoader(
+        return _OneAhead(
             self, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0
         )
+
+
+class _OneAhead(DataLoader[SequenceBatch]):
+    """Makes the next batch in a thread while the network learns from this one, where no other process makes it.
+
+    Gathering and the network's backward pass leave Python's lock to each other; which batches come, and in which order,
+    does not depend on it.
+    """
+
+    def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
+        batches: Iterator[SequenceBatch] = super().__iter__()
+        return batches if self.num_workers else _one_ahead(batches)
+
+
+def _one_ahead(batches: Iterator[SequenceBatch]) -> Iterator[SequenceBatch]:
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch

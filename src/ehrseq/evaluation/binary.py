@@ -87,7 +87,10 @@ def reliability_table(label: Floats, risk: Floats, name: str, config: Evaluate) 
 def evaluate_usefulness(scored: Scored, config: Evaluate, options: Mapping[str, Any]) -> Findings:
     """The decision curve as a table: net benefit at thresholds up to where risks end."""
     top = float(np.quantile(scored.risk, 0.99)) if len(scored.risk) else 0.5
-    grid = np.linspace(0.01, float(np.clip(np.ceil(top * 20) / 20, 0.1, 0.95)), _CURVE_POINTS)
+    # Of a rare outcome all thresholds that matter are low.
+    unit = 0.05 if top > 0.1 else 0.01
+    last = float(np.clip(np.ceil(top / unit) * unit, unit, 0.95))
+    grid = np.linspace(min(0.01, last / _CURVE_POINTS), last, _CURVE_POINTS)
     strata = scored.label if config.stratified else None
     curve = decision_curve(scored.label, scored.risk, scored.subject, grid, **options, strata=strata)
     frame = pl.DataFrame(

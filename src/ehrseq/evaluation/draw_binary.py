@@ -42,12 +42,12 @@ def draw_roc(scored: Scored, estimates: Mapping[str, Estimate], seed: int, level
                 if specificity is not None and sensitivity is not None and rule in RULES:
                     name, marker, color = RULES[rule]
                     (line,) = axes.plot(
-                        1 - specificity, sensitivity, marker, color=color, ms=7, mec="black", label=name
+                        1 - specificity, sensitivity, marker, color=color, ms=7, mec="black", clip_on=False, label=name
                     )
                     tell(line, [f"threshold {threshold or 0:.3g}: sensitivity {sensitivity:.3f}, "
                                 f"specificity {specificity:.3f}"])  # fmt: skip
             axes.legend(loc="lower right")
-        axes.set(title=words, xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
+        axes.set(title=_two_lines(words), xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
 
 
 def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], path: Path) -> None:
@@ -74,10 +74,14 @@ def draw_precision_recall(scored: Scored, estimates: Mapping[str, Estimate], pat
                 sensitivity, ppv, threshold = (item.value if item else None for item in point)
                 if sensitivity is not None and ppv is not None and rule in RULES:
                     name, marker, color = RULES[rule]
-                    (line,) = axes.plot(sensitivity, ppv, marker, color=color, ms=7, mec="black", label=name)
+                    (line,) = axes.plot(
+                        sensitivity, ppv, marker, color=color, ms=7, mec="black", clip_on=False, label=name
+                    )
                     tell(line, [f"threshold {threshold or 0:.3g}: recall {sensitivity:.3f}, precision {ppv:.3f}"])
             axes.legend(loc="upper right")
-        axes.set(title=words, xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=(0, 1), ylim=(0, top))
+        axes.set(
+            title=_two_lines(words), xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=(0, 1), ylim=(0, top)
+        )
 
 
 def draw_calibration(
@@ -123,8 +127,9 @@ def draw_calibration(
         # Where risks are low everything lies in a corner: show the part that is used.
         shown = curves.filter(pl.col("recalibration").is_in(["none", after]))
         top = max([*shown["risk"], *shown["observed_high"]], default=1.0)
-        edge = float(np.clip(np.ceil(top * 10) / 10, 0.1, 1))
-        axes.set(title=words, ylabel="observed share with the outcome", xlim=(0, edge), ylim=(0, edge))
+        unit = 0.1 if top > 0.1 else 0.01  # of a rare outcome all risks are low
+        edge = float(np.clip(np.ceil(top / unit) * unit, 0.01, 1))
+        axes.set(title=_two_lines(words), ylabel="observed share with the outcome", xlim=(0, edge), ylim=(0, edge))
         for kind, color, name in ((0, GREY, "without outcome"), (1, PURPLE, "with outcome")):
             heights, edges = _density(scored.risk[scored.label == kind], minimum)
             strip.stairs(heights, edges, color=color, fill=True, alpha=0.55, label=name)
@@ -160,8 +165,15 @@ def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: 
         left.plot(threshold, decision["treat_all"], color=ORANGE, lw=1.5, ls="--", label="act on everybody")
         left.axhline(0, color=GREY, lw=1.5, ls=":", label="_nobody")
         left.annotate(
-            "act on nobody", (threshold[0], 0), (4, -3), textcoords="offset points", color=GREY, fontsize=9, va="top"
-        )
+            "act on nobody", (threshold[-1], 0), (-4, -3), textcoords="offset points", color=GREY, fontsize=9, va="top",
+            ha="right",
+        )  # fmt: skip
+        for rule, value in scored.thresholds.items():
+            if rule in RULES and threshold[0] <= value <= threshold[-1]:
+                name, marker, color = RULES[rule]
+                benefit = np.interp(value, threshold, decision["net_benefit"].cast(pl.Float64).to_numpy())
+                (line,) = left.plot(value, benefit, marker, color=color, ms=7, mec="black", clip_on=False, label=name)
+                tell(line, [f"threshold {value:.3g}: net benefit {benefit:.4f}"])
         top = float(np.nanmax([*decision["net_benefit"].drop_nulls(), 0.01]))
         left.set(title="Decision curve", xlabel="threshold on the risk", ylabel="net benefit per prediction",
                  xlim=(0, threshold[-1]), ylim=(-0.3 * top, 1.15 * top))  # fmt: skip
@@ -175,6 +187,11 @@ def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: 
         share.set_ylim(0, 100)
         share.grid(visible=False)
         share.spines["right"].set_visible(True)
+
+
+def _two_lines(words: str) -> str:
+    """A title whose figures stand below its words: in one line the longest would not fit."""
+    return words.replace(": ", "\n", 1)
 
 
 def headline_of(name: str, estimate: Estimate | None) -> str:

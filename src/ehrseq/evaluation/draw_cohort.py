@@ -41,8 +41,9 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
             _arrow(left, 0.5, number + 0.22, 0.5, number + 0.78)
         for number, (name, words) in enumerate(splits.items()):
             x = (number + 0.5) / len(splits)
-            text = f"{name}\n{words}".replace(" (", "\n(")
-            left.text(x, len(boxes), text, ha="center", va="center", fontsize=8, bbox=style | {"ec": GREY})
+            left.text(
+                x, len(boxes), f"{name}\n{words}", ha="center", va="center", fontsize=8, bbox=style | {"ec": GREY}
+            )
         names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in codes["code"]]
         place = np.arange(codes.height)
         share = 100 * codes["measured"].cast(pl.Float64).to_numpy()
@@ -53,7 +54,10 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
         tell(line, [_words(item) for item in codes.iter_rows(named=True)])
         right.set_yticks(place, names, fontsize=8)
         right.set(
-            title="Measured at least once", xlabel="% of subjects", xlim=(0, 101), ylim=(codes.height - 0.4, -0.6)
+            title="Measured at least once",
+            xlabel="% of subjects" + (" (hatched: hidden, few are without it)" if bound.any() else ""),
+            xlim=(0, 101),
+            ylim=(codes.height - 0.4, -0.6),
         )
         right.grid(visible=False, axis="y")
 

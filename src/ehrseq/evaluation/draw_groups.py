@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ehrseq.evaluation.statics import CALENDAR, HISTORY
+from ehrseq.evaluation.statics import CALENDAR, EVENTS, HISTORY, OVER_TIME
 from ehrseq.plotting import BLUE, GREY, VERMILION, new_chart, tell
 
 _PANELS = (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("calibration_gap", "mean risk - observed"))
@@ -21,7 +21,7 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
         overall: Everybody's figures, by the name of the column.
         path: PNG to write.
     """
-    own = groups.filter(~pl.col("variable").is_in([CALENDAR, HISTORY]))
+    own = groups.filter(~pl.col("variable").is_in(OVER_TIME))
     panels = [(name, title) for name, title in _PANELS if name in own.columns]
     if not panels:
         name = own.columns[own.columns.index("subjects") + 1]
@@ -76,10 +76,10 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
 
 def draw_over_time(groups: pl.DataFrame, overall: dict[str, float | None], path: Path) -> bool:
     """AUROC and calibration by calendar time and by length of history; False where neither divides."""
-    panels = [name for name in (CALENDAR, HISTORY) if (groups["variable"] == name).any()]
+    panels = [name for name in OVER_TIME if (groups["variable"] == name).any()]
     if not panels or "auroc" not in groups.columns:
         return False
-    titles = {CALENDAR: "by calendar time", HISTORY: "by length of history"}
+    titles = {CALENDAR: "calendar time", HISTORY: "length of history", EVENTS: "events in the history"}
     with new_chart(path, "Performance over time", 1 + 4.2 * len(panels), 3.6) as figure:
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
             own = groups.filter(pl.col("variable") == name)
@@ -95,7 +95,7 @@ def draw_over_time(groups: pl.DataFrame, overall: dict[str, float | None], path:
                               fontsize=8)  # fmt: skip
             wide = max(len(str(group)) for group in own["group"]) * own.height > 40
             axes.set_xticks(place, own["group"].to_list(), rotation=30 if wide else 0, ha="right" if wide else "center")
-            axes.set(title=f"AUROC {titles[name]}", ylabel="AUROC", xlim=(-0.5, own.height - 0.5))
+            axes.set(title=f"AUROC by {titles[name]}", ylabel="AUROC", xlim=(-0.5, own.height - 0.5))
     return True
 
 
@@ -112,4 +112,4 @@ def _short(name: str) -> str:
 
 def has_groups(groups: pl.DataFrame) -> bool:
     """Whether there is anything for `draw_groups`."""
-    return not groups.filter(~pl.col("variable").is_in([CALENDAR, HISTORY])).is_empty()
+    return not groups.filter(~pl.col("variable").is_in(OVER_TIME)).is_empty()

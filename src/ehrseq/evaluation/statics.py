@@ -16,9 +16,11 @@ from ehrseq.metrics.groups import Grouping
 
 _BIRTH = "MEDS_BIRTH"
 _MOST_CATEGORIES = 12
+_SMALLEST_SHARE = 0.05  # of the second largest group of lengths
 _YEAR = 365.25 * 24 * 3600 * 1e6
 UNKNOWN, OTHER, AGE = "unknown", "other", "age"
-CALENDAR, HISTORY = "calendar", "history_hours"
+CALENDAR, HISTORY, EVENTS = "calendar", "history_hours", "history_events"
+OVER_TIME = (CALENDAR, HISTORY, EVENTS)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,13 @@ def group_by_statics(
     return [grouping for grouping in groupings if len(grouping.names) > 1]
 
 
-def group_by_time(time: NDArray[np.int64], history_hours: NDArray[np.float64]) -> list[Grouping]:
-    """How calendar time and the length of histories divide predictions; what does not vary does not divide."""
+def group_by_time(
+    time: NDArray[np.int64], history_hours: NDArray[np.float64], history_events: NDArray[np.float64]
+) -> list[Grouping]:
+    """How calendar time and the length of histories divide predictions; what does not vary does not divide.
+
+    Histories that all end after the same time are divided by the number of their events.
+    """
     groupings = []
     moment = pl.Series(time).cast(pl.Datetime("us"))
     year, quarter = moment.dt.year().cast(pl.String), moment.dt.quarter().cast(pl.String)
@@ -137,16 +144,22 @@ def group_by_time(time: NDArray[np.int64], history_hours: NDArray[np.float64]) -
         if 1 < label.n_unique() <= _MOST_CATEGORIES:
             groupings.append(_categories(CALENDAR, label, tested=False))
             break
-    if len(history_hours):
-        cuts = np.unique(np.round(np.quantile(history_hours, [0.25, 0.5, 0.75])))
-        number = np.searchsorted(cuts, history_hours, side="left")
-        # The cuts are told as round hours: they are lengths of histories, of no one in particular.
-        names = [f"up to {cut:,.0f} h" for cut in cuts] + [f"over {cuts[-1]:,.0f} h"]
-        used = np.unique(number)
-        if len(used) > 1:
-            place = np.searchsorted(used, number)
-            groupings.append(Grouping(HISTORY, tuple(names[item] for item in used), place, tested=False))
+    # The cuts are told as round hours or tens of events: they are of no one in particular.
+    for name, length, decimals, unit in ((HISTORY, history_hours, 0, " h"), (EVENTS, history_events, -1, "")):
+        if len(length) and (own := _quarters(name, length, decimals, unit)):
+            return [*groupings, own]
     return groupings
+
+
+def _quarters(name: str, length: NDArray[np.float64], decimals: int, unit: str) -> Grouping | None:
+    """Groups of about equal size, from short to long; None where the cuts leave a single one or next to nobody."""
+    cuts = np.unique(np.round(np.quantile(length, [0.25, 0.5, 0.75]), decimals))
+    number = np.searchsorted(cuts, length, side="left")
+    names = [f"up to {cut:,.0f}{unit}" for cut in cuts] + [f"over {cuts[-1]:,.0f}{unit}"]
+    used, sizes = np.unique(number, return_counts=True)
+    if np.sort(sizes)[-2:].sum() - sizes.max() < _SMALLEST_SHARE * len(length):
+        return None
+    return Grouping(name, tuple(names[item] for item in used), np.searchsorted(used, number), tested=False)
 
 
 def _age_groups(age: NDArray[np.float64], bands: Sequence[float]) -> Grouping:

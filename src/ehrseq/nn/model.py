@@ -176,7 +176,9 @@ class SequenceModel(nn.Module):
             opinions: (N, M, O).
             outcome: (N, L), NaN where unknown.
         """
-        return self.objective.terms(opinions.flatten(0, 1), outcome.repeat_interleave(opinions.shape[1], dim=0))
+        if opinions.shape[1] > 1:
+            outcome = outcome.repeat_interleave(opinions.shape[1], dim=0)
+        return self.objective.terms(opinions.flatten(0, 1), outcome)
 
     def forecast_loss(self, inputs: SequenceInputs, hidden: Tensor) -> Tensor:
         """The loss of the forecast of the next values, a scalar; 0 where there is none.

@@ -126,11 +126,14 @@ class BinaryObjective(Objective):
         """See `Objective.loss`."""
         known = ~outcome.isnan()
         truth = outcome.nan_to_num(0.0)
-        logits = output + self.config.logit_adjustment * self.get_buffer("prior")
-        smoothed = truth + self.config.label_smoothing * (0.5 - truth)
-        losses = functional.binary_cross_entropy_with_logits(
-            logits, smoothed, reduction="none", pos_weight=self.get_buffer("weight")
-        )
+        logits, smoothed = output, truth
+        # What is switched off is left out, not computed with nothing.
+        if self.config.logit_adjustment:
+            logits = output + self.config.logit_adjustment * self.get_buffer("prior")
+        if self.config.label_smoothing:
+            smoothed = truth + self.config.label_smoothing * (0.5 - truth)
+        weight = None if self.config.class_weight == "none" else self.get_buffer("weight")
+        losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
         if self.config.focal:
             missed = torch.sigmoid(logits * (1 - 2 * truth))
             losses = losses * missed**self.config.focal

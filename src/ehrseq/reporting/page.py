@@ -11,6 +11,7 @@ import yaml
 
 from ehrseq.errors import RunError
 from ehrseq.files import read_json, read_manifest
+from ehrseq.reporting.words import caption_of, column_in_words
 
 # Figures in the order of the report: name, section.
 _SECTIONS = (
@@ -19,13 +20,16 @@ _SECTIONS = (
     ("At which threshold, with what consequences?", ("usefulness",), ("thresholds",)),
     ("What would its alarms be like?", ("alarms",), ("alarms",)),
     ("For whom does it work?", ("groups",), ("groups",)),
-    ("Does it last?", ("over_time",), ()),
+    ("Does it hold over time?", ("over_time",), ()),
     ("Who was studied?", ("cohort",), ("attrition", "table1", "missingness")),
 )
 # What files of single persons begin with, in every folder of a run.
 INDIVIDUAL = ("timeline", "predictions", "attention")
 _INTERVAL = ("_low", "_high")
 _TURNED = ("thresholds", "calibration", "alarms")
+# Of groups the report has what fits the width of a page; all of it is in the table's file.
+_OF_GROUPS = ("variable", "group", "subjects", "positives", "auroc", "sensitivity", "calibration_gap", "flags")
+_EXPLANATIONS = ("verdict", "importance", "dependence")  # which come first
 _SPLITS = ("train", "tuning", "held_out")
 
 
@@ -36,6 +40,11 @@ class Figure:
     name: str
     svg: str = ""
     uri: str = ""
+
+    @property
+    def caption(self) -> str:
+        """What it shows, in words."""
+        return caption_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -169,8 +178,11 @@ def table_in_words(name: str, frame: pl.DataFrame) -> Table:
         for column in frame.columns
         if not (column.endswith(_INTERVAL) and column.rpartition("_")[0] in frame.columns)
     ]
+    if "shown" in columns:
+        own = [column for column in _OF_GROUPS if column in columns]
+        columns = own if "auroc" in own else [column for column in columns if column != "shown"]
     rows = [[_cell(row, column) for column in columns] for row in frame.iter_rows(named=True)]
-    names = [column.replace("_", " ") for column in columns]
+    names = [column_in_words(column) for column in columns]
     if name.endswith(_TURNED):
         turned = [list(cells) for cells in zip(names, *rows, strict=True)]
         return Table(name, turned[0], turned[1:])
@@ -193,7 +205,9 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     match value:
         case None:
-            return "-" if row.get("shown", True) else "hidden"
+            if "shown" not in row:
+                return "-"
+            return "hidden" if not row["shown"] or row.get("positives", 0) is None else "undefined"
         case bool():
             return "yes" if value else "no"
         case int():
@@ -231,7 +245,8 @@ def _without_grid(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _explanations(folder: Path, individuals: bool) -> list[Figure]:
     figures = []
-    for path in sorted(folder.glob("*.png")):
+    first = {name: number for number, name in enumerate(_EXPLANATIONS)}
+    for path in sorted(folder.glob("*.png"), key=lambda path: (first.get(path.stem, len(first)), path.stem)):
         if individuals or not path.name.startswith(INDIVIDUAL):
             figures.append(Figure(path.stem, uri=_data_uri(path)))
     return figures
@@ -244,7 +259,13 @@ def _data_uri(path: Path) -> str:
 def _importance(path: Path) -> Table | None:
     if not path.is_file():
         return None
-    return table_in_words("importance", pl.read_parquet(path).head(20))
+    frame = pl.read_parquet(path)
+    codes = frame.filter(pl.col("kind") == "code").head(20)
+    names = {"name": "code", "ci_low": "importance_low", "ci_high": "importance_high"}
+    return table_in_words(
+        "importance",
+        codes.rename(names).select("code", "importance", *list(names.values())[1:], "direction", "histories"),
+    )
 
 
 def _facts(

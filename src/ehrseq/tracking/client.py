@@ -30,6 +30,7 @@ from ehrseq.files import digest_json, locked
 from ehrseq.tracking.link import RunLink
 from ehrseq.tracking.spool import Entry
 from ehrseq.tracking.tracker import Dataset
+from ehrseq.tracking.view import VIEW_TAG, view_tags
 
 T = TypeVar("T")
 
@@ -114,6 +115,13 @@ class MlflowRun:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def view(self, metrics: Sequence[str]) -> None:
+        """Let the experiment's table of runs show these metrics, beside those that it shows already."""
+        experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        known = self.client.get_experiment(experiment_id).tags.get(VIEW_TAG)
+        for key, value in view_tags(metrics, known, int(time.time() * 1000)).items():
+            self.client.set_experiment_tag(experiment_id, key, value)
 
     def artifacts(self, files: Mapping[str, Path]) -> None:
         """Upload files under their artifact paths."""

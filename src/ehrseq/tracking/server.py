@@ -1,9 +1,11 @@
 """Starting MLflow's own UI."""
 
+import os
 import sys
 from pathlib import Path
 
 from ehrseq.errors import RunError
+from ehrseq.tracking.view import VIEW_TAG, page_of_experiment
 
 
 def ui_command(uri: str, host: str, port: int) -> list[str]:
@@ -17,4 +19,21 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
         raise RunError(
             f"there is no {database} here yet: `ehrseq train` makes it, or name another with tracking.uri=..."
         )
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    # One worker is enough for one who looks; four, the default, take four times as long to start.
+    words = ["ui", "--workers", "1", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", *words]
+
+
+def ui_environment() -> dict[str, str]:
+    """The environment of the UI: nothing of what is looked at is reported to anybody."""
+    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | os.environ
+
+
+def pages(uri: str, server: str) -> dict[str, str]:
+    """The address of the table of runs of each experiment that ehrseq made, by name, the last changed first."""
+    # It sets what MLflow has to know before it is imported.
+    import ehrseq.tracking.client  # noqa: F401, I001
+    from mlflow.tracking import MlflowClient
+
+    found = MlflowClient(tracking_uri=uri).search_experiments(order_by=["last_update_time DESC"])
+    return {item.name: page_of_experiment(server, item.experiment_id) for item in found if VIEW_TAG in item.tags}

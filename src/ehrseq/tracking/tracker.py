@@ -127,6 +127,10 @@ class RunTracker:
         """Set the text that stands at the top of the run's page."""
         self.tags({"mlflow.note.content": markdown})
 
+    def view(self, metrics: Sequence[str]) -> None:
+        """Let the table of runs show these metrics, the most important first."""
+        self._note("view", metrics=list(metrics))
+
     def artifacts(self, files: Mapping[str, Path]) -> None:
         """Upload files, under the given artifact paths."""
         if self._worker is not None:
@@ -234,6 +238,8 @@ class RunTracker:
                 self._client.params(content["values"])
             case "tags":
                 self._client.tags(content["values"])
+            case "view":
+                self._client.view(content["metrics"])
             case "artifacts":
                 files = {name: self.folder.parent / place for name, place in content["files"].items()}
                 # Files that were replaced by other ones since are told of by later messages.

@@ -26,7 +26,7 @@ from ehrseq.files import read_json, write_json
 from ehrseq.training.callbacks import AveragedWeights, EpochMetrics, MetricSink, ProbeBatch
 from ehrseq.training.checkpoints import LAST, SIGNALS, AtomicCheckpointIO, Checkpoints
 from ehrseq.training.module import SequenceModule
-from ehrseq.training.profile import PhaseProfiler
+from ehrseq.training.profile import PhaseProfiler, Unprofiled
 from ehrseq.training.ranks import ranks, wait_for_others
 
 _FITTED = "fitted.json"
@@ -117,7 +117,7 @@ def fit(
             gradient_clip_val=config.gradient_clip,
             deterministic=config.deterministic,
             callbacks=callbacks,
-            profiler=profiler,
+            profiler=profiler or Unprofiled(),
             plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if ranks() > 1 else [])],
             logger=False,
             enable_progress_bar=bars,

@@ -56,6 +56,13 @@ class SequenceModule(lightning.LightningModule):
         self.aid = aid or AttentionAid()
         self._sums: dict[str, Tensor] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As `nn.Module` does, but for what Lightning notes twice a hook, which is no part of the network."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, batch: SequenceBatch) -> Prediction:
         """Outputs (B, O) and attention (B, T) of a batch."""
         prediction: Prediction = self.model(batch)

@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from pytorch_lightning.profilers import Profiler
@@ -19,6 +20,22 @@ _PHASES = [
     ("rest", rf"^{_EPOCH}$"),
 ]
 PHASES = tuple(name for name, _ in _PHASES)
+
+
+class Unprofiled(Profiler):
+    """Measures nothing. Lightning enters a profiler at some fifty places a step; this is its cheapest entrance."""
+
+    _NOTHING = nullcontext()
+
+    def start(self, action_name: str) -> None:
+        """Not called."""
+
+    def stop(self, action_name: str) -> None:
+        """Not called."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # noqa: ARG002
+        """One context for all."""
+        return self._NOTHING
 
 
 class PhaseProfiler(Profiler):

@@ -26,7 +26,7 @@ from ehrseq.files import read_manifest
 from ehrseq.metrics import Estimate
 from ehrseq.metrics.groups import Grouping
 from ehrseq.store import Store
-from ehrseq.workflows.prepare import Prepared, count_samples
+from ehrseq.workflows.prepare import Prepared
 from ehrseq.workflows.runs import TrainedRun
 from ehrseq.workflows.scorers import Scorer
 
@@ -79,7 +79,9 @@ class Aspects:
         hours = history_hours(self.store, self.samples)
         statics = read_statics(self.prepared.dataset)
         groupings = group_by_statics(statics, subject, time, config.subgroups, config.age_bands)
-        groupings += group_by_time(time, hours)
+        arrays = self.store.arrays
+        events = arrays.sample_end[self.samples] - arrays.sample_begin[self.samples]
+        groupings += group_by_time(time, hours, events.astype(np.float64))
         findings = Findings(estimates)
         manifest = read_manifest(self.prepared.store) or {}
         steps = [(str(step), int(count)) for step, count in manifest.get("attrition", [])]
@@ -191,9 +193,15 @@ class Aspects:
     def _draw_cohort(self, cohort: Findings, manifest: dict[str, Any], folder: Path) -> None:
         from ehrseq.evaluation.draw_cohort import draw_cohort
 
-        splits = {name: count_samples({"samples": part["samples"]}) for name, part in manifest["splits"].items()}
-        ordered = {name: splits[name] for name in ("train", "tuning", "held_out") if name in splits}
-        draw_cohort(cohort.tables, ordered, folder / "cohort.png")
+        splits = {}
+        for name in ("train", "tuning", "held_out"):
+            if name in manifest["splits"]:
+                samples = self.store.samples(name)
+                people = len(np.unique(self.store.subjects_of(samples)))
+                splits[name] = f"{people:,} subjects" + (
+                    f"\n{len(samples):,} predictions" if len(samples) > people else ""
+                )
+        draw_cohort(cohort.tables, splits, folder / "cohort.png")
 
 
 def _values(estimates: dict[str, Estimate]) -> dict[str, float | None]:

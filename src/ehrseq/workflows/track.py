@@ -21,6 +21,7 @@ from ehrseq.metrics import headline
 from ehrseq.reporting import CARD, CHECKLIST, Page
 from ehrseq.reporting import REPORT as PAGE
 from ehrseq.reporting.page import INDIVIDUAL
+from ehrseq.reporting.words import column_in_words
 from ehrseq.tracking import Dataset, RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain, report
 from ehrseq.workflows.console import say
@@ -33,6 +34,14 @@ from ehrseq.workflows.train import ENVIRONMENT
 _TABLE_ROWS = 2000  # what MLflow's page shows without effort; the whole table is an artifact beside it
 
 
+# The columns of MLflow's table of runs beside the headline metric, where a target has them.
+_COLUMNS = ("auprc", "brier", "calibration_slope", "utility", "mae", "macro_auprc", "accuracy", "integrated_brier")
+# Of explanations, what is told of each share that was taken away and of each pair: in verdict.json alone.
+_DETAIL = re.compile(
+    r"/(lost|won|comprehensiveness|sufficiency)_\d+$|/masked_|/(deletion|insertion|untrained|agreement|overlap)$"
+)
+
+
 @contextmanager
 def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> Iterator[RunTracker]:
     """A tracker that is finished with the right status, however the block ends.
@@ -42,7 +51,7 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
         folder: The run folder.
         link: The sweep that the run belongs to.
     """
-    tracker = RunTracker(folder, settings.tracking, folder.name, say, link)
+    tracker = RunTracker(folder, settings.tracking, name_of_run(settings, folder), say, link)
     try:
         yield tracker
     except Exception as error:
@@ -52,6 +61,11 @@ def tracked(settings: Settings, folder: Path, link: RunLink | None = None) -> It
         tracker.finish("KILLED")
         raise
     tracker.finish("FINISHED")
+
+
+def name_of_run(settings: Settings, folder: Path) -> str:
+    """The name of a run in MLflow: what tells it from others comes first, since tables cut names short."""
+    return f"{settings.model.name} seed {settings.seed} {settings.task.name} {folder.name.rpartition('-')[2]}"
 
 
 def log_setup(tracker: RunTracker, settings: Settings, prepared: Prepared, folder: Path) -> None:
@@ -114,11 +128,14 @@ def log_evaluation(tracker: RunTracker, evaluated: evaluate.Evaluated, settings:
     ]
     tracker.artifacts({f"{EVALUATE}/{path.relative_to(folder).as_posix()}": path for path in files})
     for path in sorted((folder / evaluate.TABLES).glob("*.csv")):
-        _show(tracker, pl.read_csv(path, infer_schema_length=None), f"{EVALUATE}/{path.stem}")
+        _show(tracker, pl.read_csv(path, infer_schema_length=None), f"{EVALUATE}/{evaluate.TABLES}/{path.stem}")
     name = f"{settings.evaluate.split}/{headline(settings.task.target)}"
     if (estimate := evaluated.metrics.get(name)) is not None:
         words = f"{name} {number(estimate['value'])} {interval(estimate)}".strip()
         tracker.tags({"ehrseq.headline": words, "ehrseq.recalibration": settings.recalibration})
+        split = settings.evaluate.split
+        others = [f"{split}/{column}" for column in _COLUMNS if f"{split}/{column}" in evaluated.metrics]
+        tracker.view([name, f"{name}_ci_low", f"{name}_ci_high", *others])
     names, estimates = zip(*sorted(evaluated.metrics.items()), strict=True)
     columns = {part: [estimate[part] for estimate in estimates] for part in ("value", "ci_low", "ci_high")}
     tracker.table({"metric": list(names), **columns}, f"{EVALUATE}/metrics_table.json")
@@ -133,8 +150,9 @@ def log_explanation(tracker: RunTracker, explained: explain.Explained, settings:
     was asked for.
     """
     folder = explained.folder
-    curves = re.compile(r"/(lost|won)_\d+$")
-    tracker.metrics(evaluate.flatten({n: e for n, e in explained.metrics.items() if not curves.search(n)}), 0)
+    # Under a name that sorts behind those of the splits: how well comes before why.
+    told = {name.replace("explain/", "verdict/"): item for name, item in explained.metrics.items()}
+    tracker.metrics(evaluate.flatten({name: item for name, item in told.items() if not _DETAIL.search(name)}), 0)
     files = [*sorted(folder.glob("*.png")), *sorted(folder.glob("*.json")), *sorted(folder.glob("*.csv"))]
     files += [folder / name for name in (explain.IMPORTANCE, explain.DEPENDENCE, explain.SUBGROUPS)]
     if settings.evaluate.individuals:
@@ -191,17 +209,20 @@ def describe(
     counts = (read_manifest(prepared.store) or {}).get("splits", {})
     training = read_manifest(folder / TRAIN) or {}
     page = Page.of_run(folder, individuals=False)
-    lines = [f"## {page.title}", "", *[f"{sentence}\n" for sentence in [*page.sentences, page.verdict] if sentence]]
+    # MLflow folds all but the first lines.
+    lines = [_at_a_glance(page, headline(settings.task.target)), ""]
+    lines += [f"{sentence}\n" for sentence in [*page.sentences, page.verdict] if sentence]
     lines += [f"| metric | value | {settings.evaluate.level:.0%} interval |", "| --- | --- | --- |"]
     for name, estimate in metrics.items():
         if name.count("/") == 1 or "//" in name:
-            lines.append(f"| {name} | {number(estimate['value'])} | {interval(estimate)} |")
+            # MLflow sets no space between columns.
+            lines.append(f"| {name} | \u2003{number(estimate['value'])} | \u2003{interval(estimate)} |")
     if ledger is not None and ledger.looks:
         lines += ["", f"**Looks** {ledger.tell()}; what is the best of many looks flatters itself"]
     order = [name for name in ("train", "tuning", "held_out") if name in counts]
     sizes = ", ".join(f"{name} {count_samples(counts[name])}" for name in order)
     figures = ", ".join(f"`{path}`" for path in _figures(folder))
-    tables = ", ".join(f"`{EVALUATE}/{name}_table.json`" for name in page.tables)
+    tables = ", ".join(f"`{EVALUATE}/{evaluate.TABLES}/{name}_table.json`" for name in page.tables)
     lines += [
         "",
         f"**Report** `report/{PAGE}` (everything, interactive, can be mailed), `report/{CARD}`, `report/{CHECKLIST}`",
@@ -219,6 +240,13 @@ def describe(
         f"run folder `{folder}`" + (f"; control in `{AUDIT}/`" if settings.audit.shuffled_labels else ""),
     ]
     return "\n".join(lines)
+
+
+def _at_a_glance(page: Page, headline_name: str) -> str:
+    """The headline metrics in a line, and where the rest is."""
+    names = [headline_name, *(name for name in _COLUMNS if page.metric(name)["value"] is not None)]
+    figures = ", ".join(f"**{column_in_words(name)} {page.words(name)}**" for name in names[:4])
+    return f"{figures} on {page.split}. Everything on one page: Artifacts, `report/{PAGE}`."
 
 
 def _figures(folder: Path) -> list[str]:

@@ -95,11 +95,14 @@ def test_groups_come_from_static_codes_and_birth(tmp_path: Path) -> None:
 
 def test_time_divides_only_where_it_varies() -> None:
     time = np.arange(400) * 24 * HOUR * 2
-    by_time, by_history = group_by_time(time, np.arange(400.0))
+    by_time, by_history = group_by_time(time, np.arange(400.0), np.ones(400))
     assert by_time.names[:2] == ("1970-Q1", "1970-Q2")
     assert (by_time.number == (time / (24 * HOUR) >= 90).astype(int))[:60].all()
     assert np.abs(np.bincount(by_history.number) - 100).max() <= 1  # quarters, but for ties at their ends
-    assert group_by_time(np.zeros(50, np.int64), np.full(50, 48.0)) == []
+    alike = np.zeros(50, np.int64), np.full(50, 48.0)
+    assert group_by_time(*alike, np.ones(50)) == []
+    (by_events,) = group_by_time(*alike, np.arange(0.0, 500.0, 10))
+    assert (by_events.variable, by_events.names[0]) == ("history_events", "up to 120")
 
 
 def test_the_cohort_is_counted_right_and_small_cells_are_hidden(prepared: prepare.Prepared) -> None:

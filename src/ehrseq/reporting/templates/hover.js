@@ -33,3 +33,10 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
   });
   hide();
 }
+// Paper cannot be clicked: what is folded is printed, too.
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details:not(.long):not([open])")) { part.open = true; part.dataset.folded = ""; }
+});
+addEventListener("afterprint", () => {
+  for (const part of document.querySelectorAll("details[data-folded]")) { part.open = false; delete part.dataset.folded; }
+});
