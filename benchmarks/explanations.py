@@ -1,29 +1,32 @@
 """How good explanations are: planted truth, published synthetic benchmarks, stability across seeds, speed.
 
-    python benchmarks/explanations.py rare
-    python benchmarks/explanations.py planted RUN...    # runs on source=synthetic that differ by their seeds
+    python benchmarks/explanations.py published [TASK]  # beside captum and time-interpret, see explanation_peers.py
+    python benchmarks/explanations.py planted RUN...    # on source=synthetic, by seed and training aid
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
-    python benchmarks/explanations.py aids RUN...       # on source=synthetic, without and with loss.attention_gradient
     python benchmarks/explanations.py speed RUN
+    python benchmarks/explanations.py verdict RUN       # its processor time, of one thread
     python benchmarks/explanations.py trials RUN        # does the verdict tell good explainers from controls?
 
 Each writes its part of `benchmarks/results/explanations.json`. RUN is a run folder of `ehrseq train`.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import torch
+from explanation_published import TASKS, published
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ehrseq.config.load import load_settings
 from ehrseq.data import HistoryDataset, Representation, represent
 from ehrseq.explain.agreement import spearman
-from ehrseq.explain.base import Explainer
+from ehrseq.explain.base import Explainer, score_of
 from ehrseq.explain.cohort import Cohort, explained
 from ehrseq.explain.gradients import IntegratedGradients
 from ehrseq.explain.histories import StaticCodes
@@ -33,7 +36,7 @@ from ehrseq.explain.registry import cut_histories, make_explainers
 from ehrseq.explain.verdict import reach_verdict
 from ehrseq.explain.weights import Attention
 from ehrseq.files import read_json, write_json
-from ehrseq.metrics.binary import auroc, average_precision
+from ehrseq.metrics.binary import auroc
 from ehrseq.nn import SequenceModel, step_mask
 from ehrseq.store import Store
 from ehrseq.training import inference
@@ -43,7 +46,14 @@ from ehrseq.workflows.runs import TrainedRun, open_run
 
 RESULTS = Path(__file__).parent / "results" / "explanations.json"
 CPU = torch.device("cpu")
-EXPLAINERS = ["integrated_gradients", "gradient_x_input", "code_occlusion", "attention", "attention_x_gradient"]
+EXPLAINERS = [
+    "integrated_gradients",
+    "gradient_x_input",
+    "code_occlusion",
+    "attention",
+    "attention_by_event",
+    "attention_x_gradient",
+]
 
 
 def save(part: str, found: dict[str, Any]) -> None:
@@ -60,55 +70,46 @@ def opened(folder: str) -> tuple[TrainedRun, Prepared, Store, Representation, Se
 
 
 def planted(folders: list[str], count: int = 200) -> None:
-    """Recovery of the planted events in each of several runs."""
-    rows: dict[str, list[float]] = {}
-    for folder in folders:
-        _, prepared, store, representation, model = opened(folder)
-        histories = cut_histories(representation, store.samples("held_out")[:count])
-        truth = PlantedEvents(prepared.dataset / TRUTH, store).among(histories)
-        present = histories.present.numpy()
-        random = np.random.default_rng(0).random(present.shape)
-        rows.setdefault("random", []).append(float(np.nanmean(recovery(truth, random, present))))
-        there = truth.any(1)
-        share = truth.sum(1)[there] / present.sum(1)[there]
-        rows.setdefault("base_rate", []).append(float(share.mean()))
-        for explainer in make_explainers(EXPLAINERS, model, 32, 6.0):
-            weight = explainer.attribute(histories).parts.abs().numpy()
-            rows.setdefault(explainer.name, []).append(float(np.nanmean(recovery(truth, weight, present))))
-    save("planted", {name: {"mean": float(np.mean(found)), "seeds": found} for name, found in rows.items()})
-
-
-def aids(folders: list[str], count: int = 200) -> None:
-    """Quality and faithfulness of attention by loss.attention_gradient: of events, and of whole steps."""
-    found = []
+    """Recovery of the planted events, and of the steps that hold them, by loss.attention_gradient and seed."""
+    rows: dict[str, dict[str, list[float]]] = {}
     for folder in folders:
         run, prepared, store, representation, model = opened(folder)
+        aid = run.settings.loss.attention_gradient
+        found = rows.setdefault("plain" if aid == 0 else f"attention_gradient={aid}", {})
         everything = store.samples("held_out")
         label = store.arrays.sample_label[everything, 0].astype(np.float64)
         scored = inference.score(model, HistoryDataset(representation, everything).ordered(run.settings.loader), CPU)
         histories = cut_histories(representation, everything[:count])
         truth = PlantedEvents(prepared.dataset / TRUTH, store).among(histories)
+        present = histories.present.numpy()
         steps = np.zeros(tuple(histories.batch.hours_before.shape), bool)
         row, part = np.nonzero(truth)
         step = histories.step.expand(len(histories), -1).numpy()[row, part]
         steps[row[step >= 0], step[step >= 0]] = True
         real = step_mask(histories.batch.lengths, histories.batch.steps).numpy()
-        by_name = {made.name: made.attribute(histories) for made in make_explainers(EXPLAINERS, model, 16, 6.0)}
-        attention = by_name["attention"].steps
-        assert attention is not None
-        random = np.random.default_rng(0).random(real.shape)
-        entry: dict[str, Any] = {
-            "attention_gradient": run.settings.loss.attention_gradient,
-            "pooling": run.settings.model.plain()["pooling"],
+        generator = np.random.default_rng(0)
+        there = truth.any(1)
+        measured = {
             "auroc": auroc(label, scored.prediction[:, 0]),
-            "steps_attention": float(np.nanmean(recovery(steps, attention.numpy(), real))),
-            "steps_random": float(np.nanmean(recovery(steps, random, real))),
+            "base_rate": float((truth.sum(1)[there] / present.sum(1)[there]).mean()),
+            "random": float(np.nanmean(recovery(truth, generator.random(present.shape), present))),
+            "random by step": float(np.nanmean(recovery(steps, generator.random(real.shape), real))),
         }
-        for name, attribution in by_name.items():
+        for explainer in make_explainers(EXPLAINERS, model, 32, 6.0):
+            attribution = explainer.attribute(histories)
             weight = attribution.parts.abs().numpy()
-            entry[f"events_{name}"] = float(np.nanmean(recovery(truth, weight, histories.present.numpy())))
-        found.append(entry)
-    save("aids", {"runs": found})
+            measured[explainer.name] = float(np.nanmean(recovery(truth, weight, present)))
+            if explainer.name == Attention.name and attribution.steps is not None:
+                measured["attention by step"] = float(np.nanmean(recovery(steps, attribution.steps.numpy(), real)))
+        for name, value in measured.items():
+            found.setdefault(name, []).append(value)
+    save(
+        "planted",
+        {
+            aid: {name: {"mean": float(np.mean(values)), "seeds": values} for name, values in found.items()}
+            for aid, found in rows.items()
+        },
+    )
 
 
 def stability(folders: list[str], count: int = 200) -> None:
@@ -165,6 +166,45 @@ def speed(folder: str, count: int = 512) -> None:
     save("speed", found)
 
 
+def verdict(folder: str) -> None:
+    """The verdict of explain=full, on as many histories as it judges of 4,000, which are all predicted first."""
+    torch.set_num_threads(1)
+    _, _, store, representation, model = opened(folder)
+    options = load_settings(["explain=full"]).explain
+    everything = np.sort(np.concatenate([store.samples(split) for split in ("train", "tuning", "held_out")]))[:4000]
+    started, spent = perf_counter(), process_time()
+    scored = [score for _, score in scores(model, representation, everything)]
+    judged = np.sort(np.random.default_rng(0).permutation(everything)[: options.judged])
+
+    def make(net: SequenceModel) -> list[Explainer]:
+        return make_explainers(options.explainers, net, options.steps, options.window_hours)
+
+    judge = Judge(model, make, float(np.concatenate(scored).mean()), None, seed=0)
+    figures = judge.run(representation, judged, CPU, lambda: None)
+    names = [explainer.name for explainer in judge.explainers]
+    reach_verdict(figures, names, store.subjects_of(judged), replicates=1000, seed=0, level=0.95)
+    save(
+        "verdict",
+        {
+            "predicted": len(everything),
+            "judged": len(judged),
+            "explainers": names,
+            "wall_seconds": perf_counter() - started,
+            "processor_seconds": process_time() - spent,
+            "load": os.getloadavg()[1],
+        },
+    )
+
+
+def scores(
+    model: SequenceModel, representation: Representation, samples: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """The scores of many histories, chunk by chunk."""
+    for part in np.array_split(samples, -(-len(samples) // 256)):
+        with torch.no_grad():
+            yield part, score_of(model, cut_histories(representation, part).batch).double().numpy()
+
+
 def trials(folder: str, count: int = 20, judged: int = 24) -> None:
     """In how many of several trials, other histories and other controls each, the verdict is right."""
     _, prepared, store, representation, model = opened(folder)
@@ -189,94 +229,12 @@ def trials(folder: str, count: int = 20, judged: int = 24) -> None:
     save("trials", right)
 
 
-def rare(count: int = 20) -> None:
-    """Rare-Time and Rare-Feature of Crabbé and van der Schaar (2021, "Dynamask"), with a model that is known.
-
-    50 steps of 50 features, each an autoregression of order 3 (0.25, 0.1, 0.05) with standard normal noise. The model
-    sums the squares of the salient inputs: in Rare-Time five steps in a row of the features 13 to 37, in Rare-Feature
-    five features in the steps 13 to 37.
-    """
-    found: dict[str, Any] = {}
-    for kind in ("rare_time", "rare_feature"):
-        scores: dict[str, list[tuple[float, float, float]]] = {}
-        for seed in range(count):
-            generator = np.random.default_rng(seed)
-            x = autoregression(generator, 50, 50)
-            truth = np.zeros((50, 50), bool)
-            if kind == "rare_time":
-                first = int(generator.integers(0, 46))
-                truth[first : first + 5, 13:38] = True
-            else:
-                truth[13:38, generator.choice(50, 5, replace=False)] = True
-            salient = torch.from_numpy(truth).float()
-            value = torch.from_numpy(x).float()
-
-            def model(inputs: Tensor, salient: Tensor = salient) -> Tensor:
-                return (inputs**2 * salient).sum((-1, -2))
-
-            for name, weight in white_box(model, value).items():
-                scores.setdefault(name, []).append(areas(truth, weight.abs().numpy()))
-        found[kind] = {
-            name: dict(zip(("auprc", "aup", "aur"), np.mean(rows, axis=0).tolist(), strict=True))
-            for name, rows in scores.items()
-        }
-    save("rare", found)
-
-
-def autoregression(generator: np.random.Generator, steps: int, features: int) -> NDArray[np.float64]:
-    x = np.zeros((steps, features))
-    noise = generator.normal(size=(steps, features))
-    for step in range(steps):
-        past = [x[step - lag] if step >= lag else 0.0 for lag in (1, 2, 3)]
-        x[step] = 0.25 * past[0] + 0.1 * past[1] + 0.05 * past[2] + noise[step]
-    return x
-
-
-def white_box(model: Any, value: Tensor) -> dict[str, Tensor]:
-    """The same formulas as `ehrseq.explain`, and captum's, of a function of a (T, D) tensor."""
-    from captum.attr import IntegratedGradients as Captum
-    from captum.attr import Saliency
-
-    from ehrseq.explain.gradients import quadrature
-
-    total = torch.zeros_like(value)
-    for place, weight in zip(*quadrature(32), strict=True):
-        point = (value * place).requires_grad_()
-        total += weight * torch.autograd.grad(model(point), point)[0]
-    point = value.clone().requires_grad_()
-    slope = torch.autograd.grad(model(point), point)[0]
-    alone = value.expand(value.numel(), -1, -1).clone().flatten(1)
-    alone.fill_diagonal_(0.0)
-    effect = (model(value) - model(alone.reshape(-1, *value.shape))).reshape(value.shape)
-    captum = Captum(model).attribute(value[None], n_steps=32)[0]
-    return {
-        "ehrseq integrated_gradients": total * value,
-        "ehrseq gradient_x_input": slope * value,
-        "ehrseq occlusion": effect,
-        "captum IntegratedGradients": captum,
-        "captum Saliency": Saliency(model).attribute(value[None])[0],
-    }
-
-
-def areas(truth: NDArray[np.bool_], weight: NDArray[np.floating]) -> tuple[float, float, float]:
-    """AUPRC, and the areas under precision and recall over thresholds of weights scaled to 0 to 1 (AUP, AUR)."""
-    scaled = (weight - weight.min()) / max(weight.max() - weight.min(), 1e-12)
-    flat, wanted = scaled.ravel(), truth.ravel()
-    thresholds = np.unique(flat)
-    order = np.argsort(flat)
-    hits = np.append(np.cumsum(wanted[order][::-1])[::-1], 0)
-    at = np.searchsorted(flat[order], thresholds)
-    recall = hits[at] / wanted.sum()
-    precision = hits[at] / (len(flat) - at)
-    aup, aur = (float(np.trapezoid(line, thresholds)) for line in (precision, recall))
-    return average_precision(wanted.astype(float), flat), aup, aur
-
-
 if __name__ == "__main__":
     command, *folders = sys.argv[1:]
-    if command == "rare":
-        rare()
-    elif command in ("speed", "trials"):
-        {"speed": speed, "trials": trials}[command](folders[0])
+    if command == "published":
+        for task in folders or TASKS:
+            save(f"published_{task}", published(task, seeds=1))
+    elif command in ("speed", "trials", "verdict"):
+        {"speed": speed, "trials": trials, "verdict": verdict}[command](folders[0])
     else:
-        {"planted": planted, "stability": stability, "aids": aids}[command](folders)
+        {"planted": planted, "stability": stability}[command](folders)

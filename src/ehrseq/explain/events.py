@@ -99,6 +99,10 @@ class EventHistories(Histories):
         known = self.statics.collect(shares.get("statics", torch.zeros_like(self.batch.statics)))
         return torch.cat([shares.get("presence", torch.zeros_like(self.batch.values)), known], 1)
 
+    def spread(self, weights: Tensor) -> Leaves:
+        """See `Histories.spread`."""
+        return {"presence": weights[:, : self.timed], "statics": self.statics.spread(weights[:, self.timed :])}
+
     def take(self, rows: Tensor) -> Self:
         """See `Histories.take`."""
         return replace(self, batch=self.batch.select(rows, self.batch.steps), links=no_links(), **_rows(self, rows))
@@ -192,6 +196,10 @@ class TimepointHistories(Histories):
             total = total.index_copy(0, self.place, shares["presence"])
         known = self.statics.collect(shares.get("statics", torch.zeros_like(self.batch.statics)))
         return torch.cat([total.reshape(len(present), self.timed), known], 1)
+
+    def spread(self, weights: Tensor) -> Leaves:
+        """See `Histories.spread`."""
+        return {"presence": self._flat(weights), "statics": self.statics.spread(weights[:, self.timed :])}
 
     def take(self, rows: Tensor) -> Self:
         """See `Histories.take`."""

@@ -98,6 +98,13 @@ class GridHistories(Histories):
         known = self.statics.collect(shares.get("statics", torch.zeros_like(self.batch.statics)))
         return torch.cat([total.flatten(1), known], 1)
 
+    def spread(self, weights: Tensor) -> Leaves:
+        """A position gets the weight of the cell that it was carried forward from."""
+        source = self._source(self.present)[:, 1:]
+        carried = self._cells(weights).gather(1, source.clamp(min=0)).masked_fill(source < 0, 0.0)
+        known = self.statics.spread(weights[:, self.timed :])
+        return {"values": carried, "observed": carried, "hours_since": carried, "statics": known}
+
     def take(self, rows: Tensor) -> Self:
         """See `Histories.take`."""
         names = ("present", "hours", "value", "cell_value", "cell_age")

@@ -63,7 +63,11 @@ class StaticCodes:
 
     def keep(self, statics: Tensor, kept: Tensor) -> Tensor:
         """Static features with those of other codes at 0: (B, S) and (B, K) to (B, S)."""
-        return statics * kept[:, self.of_feature.to(statics.device)]
+        return statics * self.spread(kept)
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Weights of codes to weights of features: (B, K) to (B, S)."""
+        return weights[:, self.of_feature.to(weights.device)]
 
     def collect(self, shares: Tensor) -> Tensor:
         """Shares of features to shares of codes: (B, S) to (B, K)."""
@@ -137,6 +141,14 @@ class Histories(ABC):
 
         Returns:
             (B, P).
+        """
+
+    @abstractmethod
+    def spread(self, weights: Tensor) -> Leaves:
+        """Weights of parts, laid on the tensors of `leaves` of the whole history: the adjoint of `collect`.
+
+        Args:
+            weights: (B, P); gradients pass.
         """
 
     @abstractmethod

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ehrseq.data import Representation
+from ehrseq.explain.adversary import adversarial_divergence
 from ehrseq.explain.agreement import correlation, evenness, overlap
 from ehrseq.explain.base import Attribution, Explainer, score_of
 from ehrseq.explain.faithfulness import Figures, faithfulness
@@ -21,6 +22,7 @@ from ehrseq.nn import SequenceModel
 
 RANDOM, UNTRAINED = "random", "random_weights"
 CHUNK = 256  # histories at once
+CHECKED = 64  # histories, of all that are judged, whose explanations are made anew with noise and of no knowledge
 _NOISE = 0.05  # in spreads of the train values
 
 
@@ -63,17 +65,25 @@ class Judge:
             each: Called after each chunk.
 
         Returns:
-            (N,) figures by `<explainer>/<figure>`; see `faithfulness` and `figures_of_trust`.
+            (N,) figures by `<explainer>/<figure>`; see `faithfulness`. `noise` and `untrained` are NaN but for some 64
+            histories, evenly drawn: they need three explanations each, and their means are known soon.
         """
         parts = []
+        checked = np.arange(len(samples)) % max(-(-len(samples) // CHECKED), 1) == 0
         for start in range(0, len(samples), CHUNK):
             histories = cut_histories(representation, samples[start : start + CHUNK]).to(device)
-            parts.append(self.judge(histories))
+            parts.append(self.judge(histories, checked[start : start + CHUNK]))
             each()
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def judge(self, histories: Histories) -> Figures:
-        """The figures of B histories, (B,) each."""
+    def judge(self, histories: Histories, checked: NDArray[np.bool_] | None = None) -> Figures:
+        """The figures of B histories, (B,) each.
+
+        Args:
+            histories: B of them.
+            checked: (B,) those of which `noise` and `untrained` are found; None: all.
+        """
+        checked = np.ones(len(histories), bool) if checked is None else checked
         with torch.no_grad():
             score = score_of(self.model, histories.batch)
         direction = torch.where(score >= self.mean_score, 1.0, -1.0)
@@ -91,7 +101,7 @@ class Judge:
         if planted is not None:
             share = planted.sum(1) / np.maximum(present.sum(1), 1)
             figures["planted/share"] = np.where(planted.any(1), share, np.nan)
-        return figures | self._trust(histories, found, present) | self._attention(histories, found, score)
+        return figures | self._trust(histories, found, checked) | self._attention(histories, found, score)
 
     def _controls(self, histories: Histories) -> dict[str, Attribution]:
         samples = histories.batch.samples.cpu().numpy()
@@ -104,7 +114,7 @@ class Judge:
             UNTRAINED: Attribution(UNTRAINED, untrained.signed, untrained.parts),
         }
 
-    def _trust(self, histories: Histories, found: dict[str, Attribution], present: NDArray[np.bool_]) -> Figures:
+    def _trust(self, histories: Histories, found: dict[str, Attribution], checked: NDArray[np.bool_]) -> Figures:
         """How alike explanations are that should be, or should not be.
 
         Rank correlations of the weights of parts: `noise` of the history and the history with a little noise on its
@@ -112,11 +122,17 @@ class Judge:
         """
         figures: Figures = {}
         weights = {name: _weight(attribution) for name, attribution in found.items()}
-        nearby = shaken(histories, _NOISE, self.seed)
-        for explainer, other in zip(self.explainers, self.untrained, strict=True):
-            own = weights[explainer.name]
-            for name, changed in (("noise", explainer.attribute(nearby)), ("untrained", other.attribute(histories))):
-                figures[f"{explainer.name}/{name}"] = correlation(own, _weight(changed), present)
+        present = histories.present.cpu().numpy()
+        for explainer in self.explainers:
+            figures |= {f"{explainer.name}/{name}": np.full(len(histories), np.nan) for name in ("noise", "untrained")}
+        if checked.any():
+            some = histories.take(torch.from_numpy(np.flatnonzero(checked)).to(histories.present.device))
+            nearby = shaken(some, _NOISE, self.seed)
+            for explainer, other in zip(self.explainers, self.untrained, strict=True):
+                own = weights[explainer.name][checked]
+                for name, changed in (("noise", explainer.attribute(nearby)), ("untrained", other.attribute(some))):
+                    found_again = correlation(own, _weight(changed), present[checked])
+                    figures[f"{explainer.name}/{name}"][checked] = found_again
         for one, another in combinations(found, 2):
             pair = weights[one], weights[another], present
             figures[f"{one}~{another}/agreement"] = correlation(*pair)
@@ -125,14 +141,15 @@ class Judge:
 
     @torch.no_grad()
     def _attention(self, histories: Histories, found: dict[str, Attribution], score: Tensor) -> Figures:
-        """How even attention is, and how far scores move when it is made even."""
+        """How even attention is, how far scores move when it is made even, and whether others do as well."""
         if Attention.name not in found:
             return {}
         steps = found[Attention.name].steps
         assert steps is not None
         moved = (score - score_of(self.even, histories.batch)).abs()
         lengths = histories.batch.lengths.cpu().numpy()
-        return {
+        adversary = adversarial_divergence(self.model, histories.batch, self.seed)
+        return ({} if adversary is None else {f"{Attention.name}/adversary": adversary}) | {
             f"{Attention.name}/evenness": evenness(steps.double().cpu().numpy(), lengths),
             f"{Attention.name}/moved_by_even_weights": moved.double().cpu().numpy(),
         }

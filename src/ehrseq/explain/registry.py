@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 from ehrseq.data import Events, Grid, Representation, Timepoints
 from ehrseq.errors import ConfigError
 from ehrseq.explain.base import Explainer
+from ehrseq.explain.deep_lift import DeepLift
 from ehrseq.explain.events import EventHistories, TimepointHistories
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
 from ehrseq.explain.grids import GridHistories
 from ehrseq.explain.histories import Histories
+from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.weights import (
     Attention,
+    AttentionByEvent,
     AttentionXGradient,
     AttentionXValue,
     Contributions,
@@ -25,7 +28,7 @@ from ehrseq.explain.weights import (
 )
 from ehrseq.nn import SequenceModel
 
-ATTENTION = (Attention.name, AttentionXValue.name, AttentionXGradient.name)
+ATTENTION = (Attention.name, AttentionXValue.name, AttentionByEvent.name, AttentionXGradient.name)
 
 
 def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, window_hours: float) -> list[Explainer]:
@@ -34,7 +37,7 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
     Args:
         names: Which, see `EXPLAINERS`.
         model: The trained network.
-        steps: Points on the way of integrated gradients.
+        steps: Points on the way of integrated gradients and DeepLIFT.
         window_hours: Length of the stretches of time that occlusion takes away.
 
     Raises:
@@ -44,13 +47,16 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
         GradientXInput.name: lambda: GradientXInput(model),
         IntegratedGradients.name: lambda: IntegratedGradients(model, steps),
         TemporalIntegratedGradients.name: lambda: TemporalIntegratedGradients(model, steps=max(steps // 8, 1)),
+        DeepLift.name: lambda: DeepLift(model, steps),
         EventOcclusion.name: lambda: EventOcclusion(model),
         CodeOcclusion.name: lambda: CodeOcclusion(model),
         WindowOcclusion.name: lambda: WindowOcclusion(model, window_hours),
         TimeOcclusion.name: lambda: TimeOcclusion(model, window_hours),
         Shapley.name: lambda: Shapley(model),
+        ExtremalMask.name: lambda: ExtremalMask(model),
         Attention.name: lambda: Attention(model),
         AttentionXValue.name: lambda: AttentionXValue(model),
+        AttentionByEvent.name: lambda: AttentionByEvent(model),
         AttentionXGradient.name: lambda: AttentionXGradient(model),
         Contributions.name: lambda: Contributions(model),
         Gates.name: lambda: Gates(model),
@@ -59,7 +65,7 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
         if name not in made:
             raise ConfigError(f"explain.explainers: {name!r} is unknown; allowed are {', '.join(made)}")
     lacking = set() if has_attention(model) else set(ATTENTION)
-    lacking |= set() if has_gates(model) else {Gates.name}
+    lacking |= set() if has_gates(model) else {Gates.name, DeepLift.name}
     lacking |= set() if has_contributions(model) else {Contributions.name}
     left = [name for name in dict.fromkeys(names) if name not in lacking]
     if not left:

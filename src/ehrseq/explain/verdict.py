@@ -14,6 +14,7 @@ from ehrseq.metrics.intervals import Draws, Estimate, estimate
 _ALIKE = 0.7  # rank correlation above which an explanation does not depend on what was learned
 _MANY = 1e6  # times random and more: random moves nothing, and there is no bound
 _EVEN = 0.95  # of the largest entropy
+_OTHER = 0.5  # of the largest divergence of weights that give the same score
 _WORDS = {
     "gradient_x_input": "gradient times input",
     "code_occlusion": "leaving out whole codes",
@@ -21,7 +22,10 @@ _WORDS = {
     "time_occlusion": "leaving out windows of time",
     "occlusion": "leaving out single events",
     "attention_x_value": "attention times value",
+    "attention_by_event": "attention shared out among events",
     "attention_x_gradient": "attention times gradient",
+    "deep_lift": "DeepLIFT",
+    "extremal_mask": "a learned mask",
     "contributions": "RETAIN's contributions",
     "gates": "the gates",
     "shapley": "Shapley values",
@@ -168,4 +172,11 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
     even = _value(metrics, f"{name}/evenness")
     if even > _EVEN:
         text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
-    return [f"{text}."]
+    if _value(metrics, f"{name}/adversary") > _OTHER:
+        text += "; quite other weights give the same scores"
+    sentences = [f"{text}."]
+    shared = "attention_by_event"
+    if shared in believed and name not in believed:
+        share = _value(metrics, f"{shared}/comprehensiveness") / _value(metrics, f"{ranking[0]}/comprehensiveness")
+        sentences.append(f"Shared out among events by gradients it has {share:.0%} of the best explainer's effect.")
+    return sentences

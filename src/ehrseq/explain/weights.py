@@ -61,6 +61,28 @@ class AttentionXGradient(GradientXInput):
         return Attribution(self.name, self.signed, slopes.parts * weights.parts)
 
 
+class AttentionByEvent(GradientXInput):
+    """The attention of each step, shared out among its events by the size of their gradient times input.
+
+    Attention alone is of whole steps. Here a step keeps what it has, and the parts of a history sum to one (less what
+    is attended to in steps in which nothing was measured); what has no step (statics, what is older) gets 0.
+    """
+
+    name: ClassVar[str] = "attention_by_event"
+    signed: ClassVar[bool] = False
+
+    def attribute(self, histories: Histories) -> Attribution:
+        """See `Explainer.attribute`."""
+        with torch.no_grad():
+            steps = _weights(self.model(histories.batch))
+        step = histories.step.expand(len(histories), -1)
+        size = super().attribute(histories).parts.abs().masked_fill(step < 0, 0.0)
+        whole = torch.zeros_like(steps, dtype=size.dtype).scatter_add(1, step.clamp(min=0), size)
+        share = size / whole.gather(1, step.clamp(min=0)).clamp(min=torch.finfo(size.dtype).tiny)
+        weights = self._of_steps(histories, steps)
+        return Attribution(self.name, self.signed, share * weights.parts, steps)
+
+
 class Contributions(GradientXInput):
     """RETAIN's exact contributions (Choi et al. 2016): what each step adds; see `ehrseq.nn.contributions`.
 

@@ -121,11 +121,24 @@ class SequenceModel(nn.Module):
         steps = self.embed(inputs)
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
+        opinions, pooled = self.conclude(hidden, inputs)
+        return Prediction(opinions, weights if pooled is None else pooled, hidden)
+
+    def conclude(self, hidden: Tensor, inputs: SequenceInputs) -> tuple[Tensor, Tensor | None]:
+        """What follows from hidden states.
+
+        Args:
+            hidden: (B, T, H).
+            inputs: The batch, for what goes past the encoder.
+
+        Returns:
+            Opinions (B, M, O), and the weights of the pooling (B, T) if it gives any.
+        """
         pooled = self.pooling(hidden, inputs.lengths)
         output: Tensor = self.head(pooled.vector, inputs.statics).unsqueeze(-2)
         if self.summary is not None:
             output = _side_by_side(output, self.summary(**_read(inputs, self.summary.reads)))
-        return Prediction(output, weights if pooled.weights is None else pooled.weights, hidden)
+        return output, pooled.weights
 
     def at_steps(self, inputs: SequenceInputs) -> Prediction:
         """What the net says at each step of what has come so far, in one pass.

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from ehrseq.config.load import load_settings
-from ehrseq.data import Grid, Representation, represent
+from ehrseq.data import Grid, Representation, SequenceBatch, represent
 from ehrseq.explain.agreement import divergence, evenness, spearman
 from ehrseq.explain.base import score_of
+from ehrseq.explain.deep_lift import DeepLift, read_by_rules
 from ehrseq.explain.faithfulness import order
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
 from ehrseq.explain.histories import Histories
+from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.registry import cut_histories, make_explainers
-from ehrseq.explain.weights import Attention, AttentionXGradient, Contributions, Gates
-from ehrseq.nn import SequenceModel, step_mask
+from ehrseq.explain.weights import Attention, AttentionByEvent, AttentionXGradient, Contributions, Gates
+from ehrseq.nn import RecurrentEncoder, SequenceModel, step_mask
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.build import build_model
@@ -144,6 +146,26 @@ def test_integrated_gradients_sum_to_the_difference(make: Callable[..., Made], w
         assert (found.parts[~histories.present] == 0).all()
 
 
+@pytest.mark.parametrize("encoder", ["lstm", "gru"])
+def test_deep_lift_sums_to_the_difference(make: Callable[..., Made], encoder: str) -> None:
+    words = (*GRID, f"model={encoder}", "model.encoder.num_layers=2", "model.encoder.bidirectional=true")
+    model, _, histories = make(*words, count=4)
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(3.0)  # far from where gates are linear
+        hidden = model.encoder(model.embed(histories.batch), histories.batch.lengths)
+        assert isinstance(model.encoder, RecurrentEncoder)
+        read = read_by_rules(
+            model.encoder, model.embed(histories.batch).repeat(2, 1, 1), histories.batch.lengths.repeat(2)
+        )
+    assert torch.allclose(read[:4], hidden, atol=1e-5)
+    found = DeepLift(model, 64).attribute(histories)
+    assert found.rest is not None
+    whole = score(model, histories)
+    error = (found.parts.sum(1) + found.rest - whole).abs()
+    assert error.sum() < 0.02 * (whole - found.rest).abs().sum()
+
+
 def test_integrated_gradients_are_those_of_captum(make: Callable[..., Made]) -> None:
     captum = pytest.importorskip("captum.attr")
     model, _, histories = make(*EVENTS, count=3)
@@ -189,6 +211,59 @@ def test_attention_sums_to_one_and_is_nothing_on_padding(make: Callable[..., Mad
 
 
 @ALL
+def test_attention_shared_out_is_that_of_the_steps(make: Callable[..., Made], words: tuple[str, ...]) -> None:
+    model, _, histories = make(*words)
+    found, attention = AttentionByEvent(model).attribute(histories), Attention(model).attribute(histories)
+    assert found.steps is not None
+    assert attention.steps is not None
+    step = histories.step.expand(len(histories), -1)
+    whole = torch.zeros_like(found.steps).scatter_add(1, step.clamp(min=0), found.parts)
+    held = torch.zeros_like(whole).scatter_add(1, step.clamp(min=0), ((step >= 0) & histories.present).float()) > 0
+    assert torch.allclose(whole, attention.steps * held, atol=1e-6)
+    assert (found.parts[~histories.present] == 0).all()
+    assert (found.parts >= 0).all()
+
+
+@ALL
+def test_spreading_is_the_adjoint_of_collecting(make: Callable[..., Made], words: tuple[str, ...]) -> None:
+    _, _, histories = make(*words, count=3)
+    leaves = histories.leaves(histories.present)
+    torch.manual_seed(0)
+    shares = {name: torch.randn_like(leaf) for name, leaf in leaves.items()}
+    weights = torch.randn(histories.present.shape)
+    collected = (histories.collect(shares, histories.present) * weights).sum()
+    laid = histories.spread(weights)
+    assert sum((laid[name] * share).sum() for name, share in shares.items()) == pytest.approx(
+        float(collected), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("words", [GRID, EVENTS], ids=["grid", "events"])
+def test_a_mask_keeps_what_keeps_the_score(make: Callable[..., Made], words: tuple[str, ...]) -> None:
+    """A stand-in of a network whose score is known: the mask finds the very parts that it looks at."""
+    model, _, histories = make(*words, count=3)
+    looked = torch.zeros_like(histories.present)
+    for row in range(3):
+        looked[row, histories.present[row, : histories.timed].nonzero()[::9, 0]] = True
+    start, end = (histories.leaves(present) for present in (torch.zeros_like(looked), histories.present))
+    own = {name: histories.spread(looked.float())[name] for name in end}
+
+    class Known(ExtremalMask):
+        def score(self, batch: SequenceBatch) -> Tensor:
+            terms = torch.zeros(len(batch))
+            for name, share in own.items():
+                terms = terms + ((getattr(batch, name) - start[name]) ** 2 * share).flatten(1).sum(1)
+            return terms
+
+    found = Known(model, iterations=60, size=0.001).attribute(histories).parts
+    moved = histories.collect({name: (end[name] - start[name]).abs() * own[name] for name in end}, histories.present)
+    clear = looked & (moved > 0.5)
+    assert clear.any()
+    assert found[clear].median() > 0.9
+    assert found[~looked].max() == 0
+
+
+@ALL
 def test_retain_contributions_sum_to_the_logit(make: Callable[..., Made], words: tuple[str, ...]) -> None:
     model, _, histories = make(*words, "model=retain")
     found = Contributions(model).attribute(histories)
@@ -215,8 +290,8 @@ def test_gates_tell_what_is_left_of_each_step(make: Callable[..., Made], encoder
 def test_no_explanation_depends_on_its_company(make: Callable[..., Made], words: tuple[str, ...]) -> None:
     model, _, histories = make(*words)
     _, _, alone = make(*words, count=1)
-    makers = (GradientXInput, AttentionXGradient, CodeOcclusion, WindowOcclusion, TimeOcclusion)
-    for explainer in [kind(model) for kind in makers]:
+    makers = (GradientXInput, AttentionXGradient, AttentionByEvent, CodeOcclusion, WindowOcclusion, TimeOcclusion)
+    for explainer in [*[kind(model) for kind in makers], ExtremalMask(model, iterations=5)]:
         together, single = explainer.attribute(histories), explainer.attribute(alone)
         weights = [found.parts[0][each.present[0]] for found, each in ((together, histories), (single, alone))]
         assert torch.allclose(weights[0], weights[1], atol=1e-5), explainer.name
