@@ -128,7 +128,7 @@ PREDICTED = ["high_probability", *(f"bucket_probability_{k}" for k in range(4)),
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("alone", ["trainer.monitor=tuning/high_auroc", "loss.focal=1"]),
+        ("alone", ["trainer.monitor=tuning/high_auroc", "loss.focal=1", "evaluate.figures=true"]),
         ("ensemble", ["members=2", "audit.shuffled_labels=true"]),
         ("steps", ["outputs=steps", "model/pooling=max"]),
     ],
@@ -144,7 +144,8 @@ def test_several_targets_are_learned_together(name: str, words: list[str], ehrse
     assert value["held_out/high_auroc"] > 0.7
     assert value["held_out/bucket_kappa"] > 0.2
     assert value["held_out/rate_r2"] > 0.2
-    assert (run / "evaluate" / "high_roc.png").is_file()
+    if name == "alone":
+        assert (run / "evaluate" / "high_roc.png").is_file()
     if name == "ensemble":
         control = json.loads((run / "audit" / "audit.json").read_text())
         assert abs(control["control/shuffled_labels_high_auroc"]["value"] - 0.5) < 0.25
