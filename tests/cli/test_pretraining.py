@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from ehrseq.config.load import load_settings
-from ehrseq.errors import ConfigError, DataError
-from ehrseq.workflows import prepare
+from ehrseq.errors import ConfigError, DataError, EhrseqError
+from ehrseq.workflows import experiment, prepare
 from ehrseq.workflows.build import build_model
 from ehrseq.workflows.pretrained import find_start
 from ehrseq.workflows.runs import open_run, train_key
@@ -85,18 +85,26 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_may_not_be_begun_with_ends_in_one_line(
-    words: list[str], message: str, work: Path, ehrseq: Command
+def test_what_may_not_be_begun_with_is_refused(
+    words: list[str], message: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(work)
     first = run_of(work, "first")
-    done = ehrseq("train", *WORDS, *words, f"pretrained={first}", "paths.runs=refused", cwd=work)
+    with pytest.raises(EhrseqError) as caught:
+        experiment.run(load_settings([*WORDS, *words, f"pretrained={first}", "paths.runs=refused"]))
+    assert str(caught.value).startswith(f"pretrained={first}: ")
+    assert message in str(caught.value)
+    assert not (work / "refused").exists() or not list((work / "refused").glob("*/train"))
+
+
+def test_a_refusal_is_one_line(work: Path, ehrseq: Command) -> None:
+    first = run_of(work, "first")
+    done = ehrseq("train", *WORDS, "split.seed=7", f"pretrained={first}", "paths.runs=refused", cwd=work)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert f"pretrained={first}: " in errors[0]
-    assert message in errors[0]
     assert "Traceback" not in done.stderr
-    assert not (work / "refused").exists() or not list((work / "refused").glob("*/train"))
 
 
 def test_whom_the_weights_have_seen_is_handed_down(

@@ -168,15 +168,18 @@ def draw_usefulness(decision: pl.DataFrame, scored: Scored, level: float, path: 
             "act on nobody", (threshold[-1], 0), (-4, -3), textcoords="offset points", color=GREY, fontsize=9, va="top",
             ha="right",
         )  # fmt: skip
+        top = float(np.nanmax([*decision["net_benefit"].drop_nulls(), 0.01]))
+        lowest = -0.3 * top
         for rule, value in scored.thresholds.items():
             if rule in RULES and threshold[0] <= value <= threshold[-1]:
                 name, marker, color = RULES[rule]
                 benefit = np.interp(value, threshold, decision["net_benefit"].cast(pl.Float64).to_numpy())
+                if benefit < lowest:  # below what is shown; a mark out there would push all else together
+                    continue
                 (line,) = left.plot(value, benefit, marker, color=color, ms=7, mec="black", clip_on=False, label=name)
                 tell(line, [f"threshold {value:.3g}: net benefit {benefit:.4f}"])
-        top = float(np.nanmax([*decision["net_benefit"].drop_nulls(), 0.01]))
         left.set(title="Decision curve", xlabel="threshold on the risk", ylabel="net benefit per prediction",
-                 xlim=(0, threshold[-1]), ylim=(-0.3 * top, 1.15 * top))  # fmt: skip
+                 xlim=(0, threshold[-1]), ylim=(lowest, 1.15 * top))  # fmt: skip
         left.legend(loc="upper right")
         right.plot(threshold, needed, color=VERMILION, lw=2, label="evaluated for one true alert")
         right.set(title="What acting costs", xlabel="threshold on the risk", xlim=(0, threshold[-1]), ylim=(0, None))
