@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -67,7 +68,7 @@ def _programs() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server on the loopback, started for the tests; skips where PostgreSQL is missing."""
     folder = tmp_path_factory.mktemp("postgres")
     programs = _programs()
@@ -92,6 +93,26 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     control = (programs / "pg_ctl", "-D", data, "-w")
     call(*control, "-o", f"-p {port} -h 127.0.0.1 -k {data} -c fsync=off", "start")
     try:
-        yield f"postgresql+psycopg://ehrseq@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg://ehrseq@127.0.0.1:{port}"
     finally:
         call(*control, "-m", "immediate", "stop", check=False)
+
+
+@pytest.fixture
+def new_database(postgres_server: str) -> Callable[[], str]:
+    """Makes an empty database and gives its URL; MLflow and Optuna each need one of their own."""
+    import psycopg
+
+    def make() -> str:
+        name = f"test_{uuid4().hex}"
+        with psycopg.connect(postgres_server.replace("+psycopg", "") + "/postgres", autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload,unused-ignore]
+        return f"{postgres_server}/{name}"
+
+    return make
+
+
+@pytest.fixture
+def postgres(new_database: Callable[[], str]) -> str:
+    """The URL of an empty database."""
+    return new_database()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -133,10 +132,8 @@ def test_eight_trials_at_once_are_all_there_whole(
 ) -> None:
     tracking, study = f"sqlite:///{tmp_path / 'mlflow.db'}", "sqlite"
     if store == "postgres":
-        tracking = request.getfixturevalue("postgres")
-        with psycopg.connect(tracking.replace("+psycopg", ""), autocommit=True) as server:
-            server.execute("CREATE DATABASE study")
-        study = tracking.rpartition("/")[0] + "/study"
+        new_database = request.getfixturevalue("new_database")
+        tracking, study = new_database(), new_database()
     done = ehrseq(
         "train", "-m", *TINY, "trainer.max_epochs=1", "sweep=random", "optim.optimizer.lr=interval(1e-4,1e-2)",
         "sweep.trials=8", "sweep.jobs=8", "sweep.name=eight", f"sweep.storage={study}", f"tracking.uri={tracking}",

@@ -26,6 +26,7 @@ WORDS = (
     "model.booster.patience=20",
     "model.booster.threads=2",
     "evaluate.replicates=50",
+    "evaluate.figures=false",
 )
 
 
@@ -36,7 +37,7 @@ def run_folder(work: Path) -> Path:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
     folder = tmp_path_factory.mktemp("trees")
-    done = ehrseq("train", *WORDS, "audit.shuffled_labels=true", cwd=folder)
+    done = ehrseq("train", *WORDS, "audit.shuffled_labels=true", "evaluate.figures=true", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -94,7 +94,7 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
     """
     names = [*verdict.ranking, UNTRAINED, RANDOM]
     colours = dict(zip(verdict.ranking, _COLOURS * 3, strict=False)) | {UNTRAINED: "#A0A0A0", RANDOM: "#C8C8C8"}
-    with new_figure(path, 11.0, 8.4) as figure:
+    with new_figure(path, 12.5, 8.4) as figure:
         (curves, bars), (trust, pairs) = figure.subplots(2, 2)
         figure.suptitle("\n".join(textwrap.wrap(verdict.sentence, 150)), fontsize=10, x=0.01, ha="left")
         share = [0.0, *FRACTIONS, 1.0]
@@ -104,11 +104,10 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
             style = "--" if name in (UNTRAINED, RANDOM) else "-"
             curves.plot(at, lost, style, color=colours[name], label=words_for(name), lw=1.8)
         curves.set_xticks(at, [f"{part:.0%}" for part in share], fontsize=8)
-        curves.set(title="Fall of the score without the events named first", ylabel="fall of the score")
+        curves.set(title="Fall of the score without the events named first\n(colours as on the right)", ylabel="fall of the score")
         curves.set_xlabel("share of the events taken away")
-        curves.legend(fontsize=8)
         _estimates(bars, verdict, names, colours)
-        bars.set_title("Mean fall at 1, 5, 10 and 20%, with intervals")
+        bars.set_title("Mean fall at 1, 5, 10 and 20%")
         _trust_bars(trust, verdict)
         _agreement(pairs, verdict)
 
@@ -161,4 +160,4 @@ def _agreement(axes: "Axes", verdict: Verdict) -> None:
         axes.text(column, row, f"{table[row, column]:.2f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(names)), [words_for(name) for name in names], rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), [words_for(name) for name in names], fontsize=8)
-    axes.set_title("Agreement: rank correlation of explainers")
+    axes.set_title("Agreement (rank correlation)")

@@ -22,7 +22,7 @@ _WORDS = {
     "time_occlusion": "leaving out windows of time",
     "occlusion": "leaving out single events",
     "attention_x_value": "attention times value",
-    "attention_by_event": "attention shared out among events",
+    "attention_by_event": "attention by event",
     "attention_x_gradient": "attention times gradient",
     "deep_lift": "DeepLIFT",
     "extremal_mask": "a learned mask",
