@@ -104,7 +104,10 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
             style = "--" if name in (UNTRAINED, RANDOM) else "-"
             curves.plot(at, lost, style, color=colours[name], label=words_for(name), lw=1.8)
         curves.set_xticks(at, [f"{part:.0%}" for part in share], fontsize=8)
-        curves.set(title="Fall of the score without the events named first\n(colours as on the right)", ylabel="fall of the score")
+        curves.set(
+            title="Fall of the score without the events named first\n(colours as on the right)",
+            ylabel="fall of the score",
+        )
         curves.set_xlabel("share of the events taken away")
         _estimates(bars, verdict, names, colours)
         bars.set_title("Mean fall at 1, 5, 10 and 20%")

@@ -49,6 +49,7 @@ from ehrseq.workflows.scored import Scored, find_runs, has_utility, read_scored
 Floats = NDArray[np.float64]
 REPORT = "compare"
 _LEAST = 2  # configurations
+_FEW = 400  # subjects in all folds, below which trainings differ by more than folds show (benchmarks/comparison.py)
 _UNTESTED = "ece"  # a sum of absolute values, whose bootstrap errors are too large (docs/compare.md)
 
 
@@ -218,11 +219,11 @@ def _one_set(unit: Unit, names: Sequence[str], settings: Settings) -> dict[str, 
 
 
 def _many_sets(units: Sequence[Unit], names: Sequence[str], settings: Settings) -> dict[str, MetricTable]:
-    """Several sets of examples: folds and sites, or random splits, which share subjects."""
+    """Several sets of examples: folds and sites; or random splits, which share subjects, and few subjects."""
     level, evaluate = settings.evaluate.level, settings.evaluate
     subjects = [np.unique(unit.runs[0].subject()) for unit in units]
     total = sum(map(len, subjects))
-    is_apart = len(np.unique(np.concatenate(subjects))) == total and evaluate.replicates > 0
+    is_apart = len(np.unique(np.concatenate(subjects))) == total >= _FEW and evaluate.replicates > 0
     if not is_apart:
         settings = settings.model_copy(update={"evaluate": evaluate.model_copy(update={"replicates": 0})})
     ratio = float(np.mean([_test_to_train(unit.runs[0]) for unit in units]))
