@@ -58,19 +58,7 @@ def of_white_box(model: Callable[[Tensor], Tensor], by_step: Callable[[Tensor], 
     yield "captum deep_lift", DeepLift(whole).attribute(values)
     if not time_interpret():
         return
-    from tint.attr import ExtremalMask
-    from tint.attr.models import ExtremalMaskNet
-    from tint.models import MLP, RNN
-
-    torch.manual_seed(42)
-    features = values.shape[-1]
-    # As in its own experiments on these tasks.
-    learned = nn.Sequential(
-        RNN(features, rnn="gru", hidden_size=features, bidirectional=True), MLP([2 * features, features])
-    )
-    net = ExtremalMaskNet(forward_func=by_step, model=learned, optim="adam", lr=0.1)
-    found = ExtremalMask(by_step).attribute(values, trainer=trainer(500), mask_net=net, batch_size=len(values))
-    yield "time-interpret extremal_mask", found
+    yield "time-interpret extremal_mask", extremal_mask(by_step, values)
 
 
 def of_prefixes(model: nn.Module, score: Callable[[Tensor], Tensor], values: Tensor) -> Any:
@@ -94,7 +82,7 @@ def of_prefixes(model: nn.Module, score: Callable[[Tensor], Tensor], values: Ten
 
 
 def extremal_mask(at_steps: Callable[[Tensor], Tensor], values: Tensor, epochs: int = 500) -> Tensor:
-    """time-interpret's on a function that says (N, T) at once, as in its own experiment on State."""
+    """time-interpret's on a function that says (N, T) at once, as in its own experiments."""
     from tint.attr import ExtremalMask
     from tint.attr.models import ExtremalMaskNet
     from tint.models import MLP, RNN

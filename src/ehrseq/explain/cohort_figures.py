@@ -102,7 +102,7 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
         for name in names:
             lost = [0.0, *[_value(verdict, f"{name}/lost_{part * 100:.0f}") for part in share[1:]]]
             style = "--" if name in (UNTRAINED, RANDOM) else "-"
-            curves.plot(at, lost, style, color=colours[name], label=words_for(name), lw=1.8)
+            curves.plot(at, lost, style, color=colours[name], lw=1.8)
         curves.set_xticks(at, [f"{part:.0%}" for part in share], fontsize=8)
         curves.set(
             title="Fall of the score without the events named first\n(colours as on the right)",
