@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ehrseq.explain.base import Explainer
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients
+from ehrseq.explain.histories import Histories, Replacement
 from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import EventOcclusion
 from ehrseq.explain.weights import AttentionByEvent, AttentionXGradient
@@ -21,6 +22,7 @@ from ehrseq.metrics.binary import average_precision
 from ehrseq.nn import AttentionPooling, GRUEncoder, LastPooling, LSTMEncoder, SequenceModel
 
 Found = Iterator[tuple[str, Tensor]]
+REPLACEMENTS: tuple[Replacement, ...] = ("carry", "mask")
 
 
 def areas(truth: NDArray[np.bool_], weight: NDArray[np.floating]) -> tuple[float, float, float]:
@@ -77,6 +79,16 @@ def prefixes(explainer: Explainer, values: Tensor, chunk: int = 20) -> Tensor:
     return torch.cat(rows, 1)
 
 
+class LastStepOcclusion(EventOcclusion):
+    """`occlusion` of the last step alone, which is all that `prefixes` looks at."""
+
+    def groups(self, histories: Histories) -> Tensor:
+        """The parts of the last step, each by itself."""
+        last = histories.step.expand(len(histories), -1) == histories.batch.lengths[:, None] - 1
+        there = last & histories.present
+        return (there.long().cumsum(1) - 1).masked_fill(~there, -1)
+
+
 def learned(make: Callable[..., Task], seed: int, count: int = 4, updates: int = 500) -> tuple[Task, Found]:
     """A few histories of a task that a network learns, and what everybody says of every prediction along them."""
     train, test = make(800, seed), make(count, seed + 1000)
@@ -98,6 +110,9 @@ def learned(make: Callable[..., Task], seed: int, count: int = 4, updates: int =
         explainers = [IntegratedGradients(plain), GradientXInput(plain), ExtremalMask(plain, iterations=40, size=0.1)]
         for explainer in explainers:
             yield f"ehrseq {explainer.name}", prefixes(explainer, test.values)
+        for replacement in REPLACEMENTS:
+            occlusion = LastStepOcclusion(plain, replacement)
+            yield f"ehrseq occlusion (replacement={replacement})", prefixes(occlusion, test.values)
         for explainer in (AttentionByEvent(attended), AttentionXGradient(attended), IntegratedGradients(attended)):
             yield f"ehrseq {explainer.name} (attention network)", prefixes(explainer, test.values)
         yield from of_prefixes(plain, partial(score, plain), test.values)

@@ -30,6 +30,7 @@ PLAIN = Loss(
     target_replication=0.0,
     attention_entropy=0.0,
     attention_gradient=0.0,
+    attention_consistency=0.0,
 )
 
 

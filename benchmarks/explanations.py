@@ -46,6 +46,7 @@ from ehrseq.workflows.runs import TrainedRun, open_run
 
 RESULTS = Path(__file__).parent / "results" / "explanations.json"
 CPU = torch.device("cpu")
+AIDS = ("attention_entropy", "attention_consistency", "attention_gradient")
 EXPLAINERS = [
     "integrated_gradients",
     "gradient_x_input",
@@ -70,12 +71,12 @@ def opened(folder: str) -> tuple[TrainedRun, Prepared, Store, Representation, Se
 
 
 def planted(folders: list[str], count: int = 200) -> None:
-    """Recovery of the planted events, and of the steps that hold them, by loss.attention_gradient and seed."""
+    """Recovery of the planted events, and of the steps that hold them, by training aid and seed."""
     rows: dict[str, dict[str, list[float]]] = {}
     for folder in folders:
         run, prepared, store, representation, model = opened(folder)
-        aid = run.settings.loss.attention_gradient
-        found = rows.setdefault("plain" if aid == 0 else f"attention_gradient={aid}", {})
+        aids = {name: weight for name, weight in run.settings.loss.plain().items() if name in AIDS and weight}
+        found = rows.setdefault(", ".join(f"{name}={weight:g}" for name, weight in aids.items()) or "plain", {})
         everything = store.samples("held_out")
         label = store.arrays.sample_label[everything, 0].astype(np.float64)
         scored = inference.score(model, HistoryDataset(representation, everything).ordered(run.settings.loader), CPU)
@@ -103,9 +104,11 @@ def planted(folders: list[str], count: int = 200) -> None:
                 measured["attention by step"] = float(np.nanmean(recovery(steps, attribution.steps.numpy(), real)))
         for name, value in measured.items():
             found.setdefault(name, []).append(value)
+    known = read_json(RESULTS).get("planted", {}) if RESULTS.is_file() else {}
     save(
         "planted",
-        {
+        known
+        | {
             aid: {name: {"mean": float(np.mean(values)), "seeds": values} for name, values in found.items()}
             for aid, found in rows.items()
         },

@@ -228,7 +228,7 @@ FORECAST = ["task=forecast", "outputs=steps", "explain=none", "model/pooling=las
 MISFITS = [
     (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
     (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
-    (["outputs=steps", "model/pooling=last"], "outputs=steps: explanations are of whole histories; use explain=none"),
+    (["explain=full", "trainer=ddp"], "explain.controls are trained by one process; train with explain=quick"),
     (
         ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],
         "outputs=steps needs a net that never looks ahead; model.encoder.bidirectional=true does",
@@ -240,7 +240,10 @@ MISFITS = [
         ["task=forecast", "outputs=steps", "representation=events"],
         "outputs=steps needs representation=grid, not events",
     ),
-    (["task=forecast", "outputs=steps", "model/pooling=last"], "outputs=steps: explanations are of whole histories"),
+    (
+        ["task=forecast", "outputs=steps", "model/pooling=last"],
+        "a forecast target has no score that could be explained",
+    ),
     (
         [*FORECAST, "model.encoder.bidirectional=true"],
         "needs a net that never looks ahead; model.encoder.bidirectional",

@@ -10,17 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from ehrseq.config.load import load_settings
-from ehrseq.config.schema import Outputs, Settings
-from ehrseq.data import HistoryDataset, StepBatch, represent
+from ehrseq.config.schema import GridConfig, Outputs, Settings
+from ehrseq.data import HistoryDataset, StepBatch, StepHistories, represent
 from ehrseq.errors import ConfigError
+from ehrseq.explain.gradients import IntegratedGradients
+from ehrseq.explain.registry import cut_histories
 from ehrseq.nn import SequenceModel
 from ehrseq.store import Store
 from ehrseq.training import inference
-from ehrseq.workflows import prepare
+from ehrseq.workflows import experiment, explain, prepare
 from ehrseq.workflows.build import build_model
 from ehrseq.workflows.learn import learn
+from ehrseq.workflows.runs import open_run
 
-WORDS = ["outputs=steps", "explain=none", "model/pooling=max", "model.pooling.with_last=true"]
+WORDS = ["outputs=steps", "model/pooling=max", "model.pooling.with_last=true"]
 CPU = torch.device("cpu")
 
 
@@ -142,6 +145,47 @@ def test_steps_are_learned_from(hourly: tuple[list[str], Store], tmp_path: Path)
     right = scores.prediction[label == 1, 0].mean() - scores.prediction[label == 0, 0].mean()
     assert right > 0.3
     assert fitted.score < 0.5
+
+
+def test_a_prediction_on_the_way_is_cut_as_its_trajectory_has_it(hourly: tuple[list[str], Store]) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS])
+    assert isinstance(settings.representation, GridConfig)
+    net, samples = network(settings, store), store.samples("held_out")
+    dataset = HistoryDataset(represent(store, settings.representation, "steps"), samples)
+    together = inference.score(net, dataset.ordered(settings.loader), CPU)
+    alone = HistoryDataset(StepHistories(store, settings.representation), samples)
+    scores = inference.score(net, alone.ordered(settings.loader), CPU)
+    assert scores.samples.tolist() == together.samples.tolist() == samples.tolist()
+    np.testing.assert_allclose(scores.prediction, together.prediction, atol=1e-6)
+    histories = cut_histories(alone.representation, samples[:60])
+    age = store.arrays.sample_time[samples[histories.links.row]] - store.arrays.time[histories.links.event]
+    assert (age >= 0).all()
+    explained = IntegratedGradients(net, 32).attribute(histories)
+    whole = torch.from_numpy(together.prediction[:60, 0]).logit()
+    assert explained.rest is not None
+    error = (explained.parts.sum(1) + explained.rest - whole).abs().sum()
+    assert error < 0.01 * (whole - explained.rest).abs().sum()
+
+
+def test_explaining_outputs_at_every_step(hourly: tuple[list[str], Store], tmp_path: Path) -> None:
+    words, store = hourly
+    small = ["trainer.max_epochs=1", "tracking=none", "evaluate.figures=false", "evaluate.replicates=0"]
+    small += ["explain.samples=8", "explain.judged=4", "explain.timelines=1", "explain.steps=4"]
+    settings = load_settings([*words, *WORDS, *small, "explain=quick", f"paths.runs={tmp_path}"])
+    done = experiment.run(settings)
+    time, subjects = store.arrays.sample_time, store.subjects_of(np.arange(len(store.arrays.sample_time)))
+    latest = dict(zip(subjects.tolist(), time.tolist(), strict=True))  # samples of a subject stand in order of time
+    for number, hours in ((None, 0), (-3, 2)):
+        if number is not None:
+            asked = settings.explain.model_copy(update={"prediction": number})
+            prepared = prepare.run(settings)
+            explain.run(settings.model_copy(update={"explain": asked}), prepared, open_run(done.folder))
+        table = pl.read_parquet(done.folder / "explain" / "attributions.parquet")
+        assert (table["time"] <= table["prediction_time"]).all()
+        last = pl.Series([latest[subject] for subject in table["subject_id"].to_list()]).cast(pl.Datetime("us"))
+        assert ((last - table["prediction_time"]).dt.total_hours() == hours).all()
+        assert table["subject_id"].n_unique() == 8
 
 
 def test_replicated_targets_are_learned_at_the_end(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")
-_AIDS = ("attention_entropy", "attention_gradient")
+_AIDS = ("attention_entropy", "attention_gradient", "attention_consistency")
 # What the losses of classes can be told, and what says nothing.
 PLAIN_LOSS = {"class_weight": "none", "focal": 0.0, "logit_adjustment": 0.0, "label_smoothing": 0.0}
 
@@ -147,8 +147,15 @@ def _attention(settings: "Settings", model: "Model") -> str | None:
 
 
 def _explanation(settings: "Settings") -> str | None:
-    if settings.explain.enabled and settings.outputs == "steps":
-        return "outputs=steps: explanations are of whole histories; use explain=none"
+    if not settings.explain.enabled:
+        return None
+    if settings.task.target.kind == "forecast":
+        return "a forecast target has no score that could be explained; use explain=none"
+    if settings.explain.controls.wanted and settings.trainer.processes > 1:
+        return (
+            "explain.controls are trained by one process; train with explain=quick, and afterwards "
+            "`ehrseq explain run=... explain=full trainer.devices=1 trainer.nodes=1`"
+        )
     return None
 
 

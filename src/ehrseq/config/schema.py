@@ -191,6 +191,7 @@ class Loss(Section):
     target_replication: Probability
     attention_entropy: NonNegativeFloat
     attention_gradient: NonNegativeFloat
+    attention_consistency: NonNegativeFloat
 
 
 class Trainer(Section):
@@ -268,6 +269,21 @@ class Evaluate(Section):
         return self
 
 
+class Controls(Section):
+    """Further networks that are trained for the verdict alone, one after the other."""
+
+    shuffled_labels: bool
+    seeds: NonNegativeInt
+    even_attention: bool
+    guided: bool
+    rivals: tuple[PositiveFloat, ...]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any is."""
+        return bool(self.shuffled_labels or self.seeds or self.even_attention or self.guided or self.rivals)
+
+
 class Explain(Section):
     """Which histories are explained, by what, and on how many the explainers are judged."""
 
@@ -279,6 +295,9 @@ class Explain(Section):
     steps: PositiveInt
     window_hours: PositiveFloat
     timelines: NonNegativeInt
+    replacement: Literal["carry", "mask"]
+    prediction: Literal["auto"] | int
+    controls: Controls
     seed: NonNegativeInt
 
 

@@ -9,7 +9,7 @@ from ehrseq.data.grid import Grid
 from ehrseq.data.representation import Representation
 from ehrseq.data.sampler import OrderedBatches, ShuffledBatches
 from ehrseq.data.timepoints import Timepoints
-from ehrseq.data.trajectories import Trajectories
+from ehrseq.data.trajectories import StepHistories, Trajectories, nth_of_subject
 from ehrseq.store.format import Store
 
 __all__ = [
@@ -24,9 +24,11 @@ __all__ = [
     "SequenceBatch",
     "ShuffledBatches",
     "StepBatch",
+    "StepHistories",
     "TimepointBatch",
     "Timepoints",
     "Trajectories",
+    "nth_of_subject",
     "represent",
 ]
 

@@ -5,10 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ehrseq.config.schema import GridConfig
 from ehrseq.data.batch import GridBatch, StepBatch
 from ehrseq.data.grid import Grid
 from ehrseq.data.representation import Representation
 from ehrseq.errors import ConfigError
+from ehrseq.store.format import Store
 from ehrseq.store.search import numbers_between
 
 
@@ -89,6 +91,42 @@ class Trajectories(Representation):
             targets=torch.from_numpy(outcome),
             samples=torch.from_numpy(sample),
         )
+
+
+class StepHistories(Grid):
+    """The history of each prediction, as a net with an output at every step has read it by then.
+
+    It begins where the trajectory of its subject does, and ends at the step of the prediction: cut and predicted alone
+    it gives what the trajectory gives there.
+    """
+
+    def __init__(self, store: Store, config: GridConfig) -> None:
+        super().__init__(store, config)
+        self._trajectories = Trajectories(Grid(store, config))
+        subject = store.arrays.sample_subject
+        end = np.flatnonzero(np.diff(subject, append=-1))
+        self._last = np.repeat(end, np.diff(end, prepend=-1))
+
+    def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Steps of each history, (M,)."""
+        last, time = self._last[samples], self.store.arrays.sample_time
+        return self._trajectories.lengths(last) - (time[last] - time[samples]) // self.width
+
+
+def nth_of_subject(store: Store, samples: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """One sample of each subject.
+
+    Args:
+        store: Where they are.
+        samples: (M,) ascending.
+        number: Which of a subject's, from 0 for the first, or from -1 for the last backwards; subjects who have none
+            are left out.
+    """
+    subject = store.arrays.sample_subject[samples]
+    begin = np.flatnonzero(np.diff(subject, prepend=-1))
+    end = np.append(begin[1:], len(samples))
+    place = begin + number if number >= 0 else end + number
+    return samples[place[(begin <= place) & (place < end)]]
 
 
 def since_first(batch: GridBatch) -> Tensor:

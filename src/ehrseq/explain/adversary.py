@@ -6,9 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ehrseq.data.batch import SequenceBatch
-from ehrseq.explain.agreement import divergence
 from ehrseq.explain.base import differentiable
-from ehrseq.nn import AttentionPooling, SequenceModel, masked_softmax, step_mask
+from ehrseq.nn import AttentionPooling, SequenceModel, attention_divergence, masked_softmax, step_mask
 
 TOLERANCE = 0.1  # of the score: so much a probability of 0.5 moves by 0.025
 _ITERATIONS = 50
@@ -18,7 +17,8 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
     """How far attention weights can be from the network's own while the score moves by no more than 0.1.
 
     Jain and Wallace (2019, "Attention is not Explanation") search such weights for every history by itself, as here;
-    Wiegreffe and Pinter (2019) train one network that gives them. Hidden states stay as they are. Where the attended
+    Wiegreffe and Pinter (2019) train one network that gives them: `ehrseq.training.rival`. Hidden states stay as they
+    are. Where the attended
     context is one of several things that are read, or hidden states are alike, other weights are found easily.
 
     Args:
@@ -41,7 +41,7 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
     mask = step_mask(batch.lengths, batch.steps)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(own.shape, generator=generator).to(own.device)
-    best = np.zeros(len(own))
+    best: NDArray[np.float64] = np.zeros(len(own))
     free = (own.clamp(min=1e-6).log() + noise).requires_grad_()
     optimiser = torch.optim.Adam([free], lr=0.3)
     with differentiable(model):
@@ -49,7 +49,7 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
             weights = masked_softmax(free, mask, dim=1)
             context = torch.bmm(weights.to(hidden.dtype).unsqueeze(1), hidden).squeeze(1)
             moved = (_side_score(model, torch.cat([context, rest], -1), batch) - whole).abs()
-            apart = divergence(weights.detach().double().cpu().numpy(), own.double().cpu().numpy())
+            apart = attention_divergence(weights.detach().double(), own.double()).cpu().numpy()
             better = (moved.detach().cpu().numpy() <= TOLERANCE) & (apart > best)
             best = np.where(better, apart, best)
             # The less of the network's own weights, the further apart; beyond the tolerance the score counts.
@@ -57,8 +57,7 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
             loss = (alike + 10 * (moved - TOLERANCE / 2).clamp(min=0)).sum()
             free.grad = torch.autograd.grad(loss, free)[0]
             optimiser.step()
-    share: NDArray[np.float64] = best / np.log(2)
-    return share
+    return best
 
 
 def _side_score(model: SequenceModel, vector: Tensor, batch: SequenceBatch) -> Tensor:

@@ -38,19 +38,6 @@ def overlap(one: Floats, other: Floats, present: NDArray[np.bool_]) -> NDArray[n
     return np.array(shares)
 
 
-def divergence(one: Floats, other: Floats) -> NDArray[np.float64]:
-    """Jensen-Shannon divergence of attention weights (B, T) that sum to one, in nats, 0 to log 2, (B,)."""
-    middle = (one + other) / 2
-
-    def relative(weights: Floats) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms: Floats = np.where(weights > 0, weights * np.log(weights / middle), 0.0).sum(1)
-        return terms
-
-    found: NDArray[np.float64] = np.asarray((relative(one) + relative(other)) / 2, np.float64)
-    return found
-
-
 def evenness(weights: Floats, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Entropy of attention weights (B, T) over that of even ones: 1 is even, 0 is one step alone; NaN for one step."""
     with np.errstate(divide="ignore", invalid="ignore"):

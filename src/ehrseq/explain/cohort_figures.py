@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.explain.faithfulness import FRACTIONS
-from ehrseq.explain.judge import RANDOM, UNTRAINED
+from ehrseq.explain.judge import RANDOM, SHUFFLED, UNTRAINED
 from ehrseq.explain.person import Glossary
 from ehrseq.explain.rows import shorten
 from ehrseq.explain.verdict import Verdict, words_for
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, "black")
+_CONTROLS = {SHUFFLED: "#707070", UNTRAINED: "#A0A0A0", RANDOM: "#C8C8C8"}
 _CODES = 20
 _WEIGHT = "mean contribution a history, without its sign"
 
@@ -92,8 +93,9 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
         verdict: What was found.
         path: PNG to write.
     """
-    names = [*verdict.ranking, UNTRAINED, RANDOM]
-    colours = dict(zip(verdict.ranking, _COLOURS * 3, strict=False)) | {UNTRAINED: "#A0A0A0", RANDOM: "#C8C8C8"}
+    controls = [name for name in _CONTROLS if f"{name}/comprehensiveness" in verdict.metrics]
+    names = [*verdict.ranking, *controls]
+    colours = dict(zip(verdict.ranking, _COLOURS * 3, strict=False)) | _CONTROLS
     with new_figure(path, 12.5, 8.4) as figure:
         (curves, bars), (trust, pairs) = figure.subplots(2, 2)
         figure.suptitle("\n".join(textwrap.wrap(verdict.sentence, 150)), fontsize=10, x=0.01, ha="left")
@@ -101,7 +103,7 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
         at = range(len(share))
         for name in names:
             lost = [0.0, *[_value(verdict, f"{name}/lost_{part * 100:.0f}") for part in share[1:]]]
-            style = "--" if name in (UNTRAINED, RANDOM) else "-"
+            style = "--" if name in _CONTROLS else "-"
             curves.plot(at, lost, style, color=colours[name], lw=1.8)
         curves.set_xticks(at, [f"{part:.0%}" for part in share], fontsize=8)
         curves.set(
@@ -134,13 +136,18 @@ def _estimates(axes: "Axes", verdict: Verdict, names: Sequence[str], colours: di
 
 def _trust_bars(axes: "Axes", verdict: Verdict) -> None:
     at = np.arange(len(verdict.ranking))
-    kinds = (
+    every = (
         ("noise", "a little noise on the values: should be near 1", SKY),
+        ("seeds", "training with other seeds: should be near 1", BLUE),
         ("untrained", "weights in random order: should be near 0", ORANGE),
+        (SHUFFLED, "training on permuted labels: should be near 0", VERMILION),
     )
+    kinds = [kind for kind in every if f"{verdict.ranking[0]}/{kind[0]}" in verdict.metrics]
+    height = 0.76 / len(kinds)
     for offset, (figure, label, colour) in enumerate(kinds):
         values = [_value(verdict, f"{name}/{figure}") for name in verdict.ranking]
-        axes.barh(at + 0.38 * (offset - 0.5), values, height=0.36, color=colour, label=label)
+        place = at + height * (offset - (len(kinds) - 1) / 2)
+        axes.barh(place, values, height=0.95 * height, color=colour, label=label)
     axes.set_yticks(at, [words_for(name) for name in verdict.ranking], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=0.8)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ehrseq.data import Representation
 from ehrseq.explain.adversary import adversarial_divergence
-from ehrseq.explain.agreement import correlation, evenness, overlap
+from ehrseq.explain.agreement import correlation, evenness, overlap, spearman
 from ehrseq.explain.base import Attribution, Explainer, score_of
+from ehrseq.explain.controls import Controls
 from ehrseq.explain.faithfulness import Figures, faithfulness
 from ehrseq.explain.histories import Histories
 from ehrseq.explain.planted import PlantedEvents, recovery
@@ -20,17 +21,19 @@ from ehrseq.explain.sanity import shaken, with_even_attention, with_random_weigh
 from ehrseq.explain.weights import Attention
 from ehrseq.nn import SequenceModel
 
-RANDOM, UNTRAINED = "random", "random_weights"
+RANDOM, UNTRAINED, SHUFFLED = "random", "random_weights", "shuffled_labels"
 CHUNK = 256  # histories at once
 CHECKED = 64  # histories, of all that are judged, whose explanations are made anew with noise and of no knowledge
 _NOISE = 0.05  # in spreads of the train values
+_LEADING = 20  # codes whose importance is held against that to other seeds
 
 
 class Judge:
     """Judges explainers.
 
     The controls are `random`, which names parts in random order, and `random_weights`, the first explainer asked about
-    a network of the same weights in random order.
+    a network of the same weights in random order; where there is one, also `shuffled_labels`, the same of a network
+    that was trained on permuted labels.
 
     Args:
         model: The trained network.
@@ -38,6 +41,7 @@ class Judge:
         mean_score: The score that predictions are above or below.
         planted: The truth, where there is one.
         seed: Of the controls and of the noise.
+        networks: Others, which were trained for the verdict.
     """
 
     def __init__(
@@ -47,10 +51,15 @@ class Judge:
         mean_score: float,
         planted: PlantedEvents | None = None,
         seed: int = 0,
+        networks: Controls | None = None,
     ) -> None:
         self.model, self.mean_score, self.planted, self.seed = model, mean_score, planted, seed
+        networks = networks or Controls()
         self.explainers = make(model)
         self.untrained = make(with_random_weights(model, seed))
+        self.shuffled = make(networks.shuffled_labels) if networks.shuffled_labels is not None else None
+        self.seeds = [make(other) for other in networks.seeds]
+        self._by_code: dict[str, NDArray[np.float64]] = {}
         self.even = with_even_attention(model)
 
     def run(
@@ -65,8 +74,9 @@ class Judge:
             each: Called after each chunk.
 
         Returns:
-            (N,) figures by `<explainer>/<figure>`; see `faithfulness`. `noise` and `untrained` are NaN but for some 64
-            histories, evenly drawn: they need three explanations each, and their means are known soon.
+            (N,) figures by `<explainer>/<figure>`; see `faithfulness`. `noise`, `untrained`, `shuffled_labels` and
+            `seeds` are NaN but for some 64 histories, evenly drawn: each needs another explanation, and their means are
+            known soon.
         """
         parts = []
         checked = np.arange(len(samples)) % max(-(-len(samples) // CHECKED), 1) == 0
@@ -81,7 +91,7 @@ class Judge:
 
         Args:
             histories: B of them.
-            checked: (B,) those of which `noise` and `untrained` are found; None: all.
+            checked: (B,) those that are explained anew, with noise and by other networks; None: all.
         """
         checked = np.ones(len(histories), bool) if checked is None else checked
         with torch.no_grad():
@@ -108,36 +118,73 @@ class Judge:
         # Of each history its own, so that its company changes nothing.
         drawn = np.stack([np.random.default_rng([self.seed, sample]).random(histories.parts) for sample in samples])
         random = torch.from_numpy(drawn).float().to(histories.present.device) * histories.present
-        untrained = self.untrained[0].attribute(histories)
-        return {
-            RANDOM: Attribution(RANDOM, signed=False, parts=random),
-            UNTRAINED: Attribution(UNTRAINED, untrained.signed, untrained.parts),
-        }
+        found = {RANDOM: Attribution(RANDOM, signed=False, parts=random)}
+        for name, explainers in ((UNTRAINED, self.untrained), (SHUFFLED, self.shuffled)):
+            if explainers is not None:
+                other = explainers[0].attribute(histories)
+                found[name] = Attribution(name, other.signed, other.parts)
+        return found
 
     def _trust(self, histories: Histories, found: dict[str, Attribution], checked: NDArray[np.bool_]) -> Figures:
         """How alike explanations are that should be, or should not be.
 
         Rank correlations of the weights of parts: `noise` of the history and the history with a little noise on its
-        values, `untrained` of the network and one with its weights in random order; `agreement` and `overlap` of pairs.
+        values, `untrained` of the network and one with its weights in random order, `shuffled_labels` and one trained
+        on permuted labels, `seeds` and those of other seeds, a mean over them; `agreement` and `overlap` of pairs.
         """
         figures: Figures = {}
         weights = {name: _weight(attribution) for name, attribution in found.items()}
         present = histories.present.cpu().numpy()
+        networks: dict[str, Sequence[Sequence[Explainer]]] = {
+            "noise": [self.explainers],
+            "untrained": [self.untrained],
+            SHUFFLED: [self.shuffled] if self.shuffled is not None else [],
+            "seeds": self.seeds,
+        }
+        asked = {name: others for name, others in networks.items() if others}
         for explainer in self.explainers:
-            figures |= {f"{explainer.name}/{name}": np.full(len(histories), np.nan) for name in ("noise", "untrained")}
+            figures |= {f"{explainer.name}/{name}": np.full(len(histories), np.nan) for name in asked}
         if checked.any():
             some = histories.take(torch.from_numpy(np.flatnonzero(checked)).to(histories.present.device))
             nearby = shaken(some, _NOISE, self.seed)
-            for explainer, other in zip(self.explainers, self.untrained, strict=True):
+            for number, explainer in enumerate(self.explainers):
                 own = weights[explainer.name][checked]
-                for name, changed in (("noise", explainer.attribute(nearby)), ("untrained", other.attribute(some))):
-                    found_again = correlation(own, _weight(changed), present[checked])
-                    figures[f"{explainer.name}/{name}"][checked] = found_again
+                for name, others in asked.items():
+                    given = nearby if name == "noise" else some
+                    again = [_weight(other[number].attribute(given)) for other in others]
+                    alike = [correlation(own, one, present[checked]) for one in again]
+                    figures[f"{explainer.name}/{name}"][checked] = np.mean(alike, axis=0)
+                    if name == "seeds":
+                        self._sum_up(explainer.name, [own, *again], some)
         for one, another in combinations(found, 2):
             pair = weights[one], weights[another], present
             figures[f"{one}~{another}/agreement"] = correlation(*pair)
             figures[f"{one}~{another}/overlap"] = overlap(*pair)
         return figures
+
+    def _sum_up(self, name: str, weights: Sequence[NDArray[np.float64]], histories: Histories) -> None:
+        """Add up what each code weighs, by the network that is explained and by those of other seeds, (1 + K, C)."""
+        present = histories.present.cpu().numpy()
+        code = histories.code.expand(len(histories), -1).cpu().numpy()[present]
+        known = self._by_code.get(name, np.zeros((len(weights), 0)))
+        width = max(int(code.max(initial=-1)) + 1, known.shape[1])
+        sums = np.zeros((len(weights), width))
+        for own, weight in zip(sums, weights, strict=True):
+            own += np.bincount(code, weight[present], minlength=width)  # noqa: PLW2901
+        sums[:, : known.shape[1]] += known
+        self._by_code[name] = sums
+
+    def importance_across_seeds(self) -> dict[str, float]:
+        """How alike the importance of codes is to networks of other seeds, after `run`.
+
+        Returns:
+            `<explainer>/seeds_importance`: rank correlation over the 20 codes that weigh most, a mean over seeds.
+        """
+        found = {}
+        for name, (own, *others) in self._by_code.items():
+            top = np.argsort(-own, kind="stable")[:_LEADING]
+            found[f"{name}/seeds_importance"] = float(np.mean([spearman(own[top], other[top]) for other in others]))
+        return found
 
     @torch.no_grad()
     def _attention(self, histories: Histories, found: dict[str, Attribution], score: Tensor) -> Figures:

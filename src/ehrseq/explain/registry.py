@@ -12,7 +12,7 @@ from ehrseq.explain.deep_lift import DeepLift
 from ehrseq.explain.events import EventHistories, TimepointHistories
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
 from ehrseq.explain.grids import GridHistories
-from ehrseq.explain.histories import Histories
+from ehrseq.explain.histories import Histories, Replacement
 from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.weights import (
@@ -31,7 +31,13 @@ from ehrseq.nn import SequenceModel
 ATTENTION = (Attention.name, AttentionXValue.name, AttentionByEvent.name, AttentionXGradient.name)
 
 
-def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, window_hours: float) -> list[Explainer]:
+def make_explainers(
+    names: Sequence[str],
+    model: SequenceModel,
+    steps: int,
+    window_hours: float,
+    replacement: Replacement = "carry",
+) -> list[Explainer]:
     """Explainers of a network, without those that it offers nothing for (attention, contributions, gates).
 
     Args:
@@ -39,6 +45,7 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
         model: The trained network.
         steps: Points on the way of integrated gradients and DeepLIFT.
         window_hours: Length of the stretches of time that occlusion takes away.
+        replacement: What occlusion leaves in place of what it takes away.
 
     Raises:
         ConfigError: If a name is unknown, or none is left.
@@ -48,10 +55,10 @@ def make_explainers(names: Sequence[str], model: SequenceModel, steps: int, wind
         IntegratedGradients.name: lambda: IntegratedGradients(model, steps),
         TemporalIntegratedGradients.name: lambda: TemporalIntegratedGradients(model, steps=max(steps // 8, 1)),
         DeepLift.name: lambda: DeepLift(model, steps),
-        EventOcclusion.name: lambda: EventOcclusion(model),
-        CodeOcclusion.name: lambda: CodeOcclusion(model),
-        WindowOcclusion.name: lambda: WindowOcclusion(model, window_hours),
-        TimeOcclusion.name: lambda: TimeOcclusion(model, window_hours),
+        EventOcclusion.name: lambda: EventOcclusion(model, replacement),
+        CodeOcclusion.name: lambda: CodeOcclusion(model, replacement),
+        WindowOcclusion.name: lambda: WindowOcclusion(model, window_hours, replacement),
+        TimeOcclusion.name: lambda: TimeOcclusion(model, window_hours, replacement),
         Shapley.name: lambda: Shapley(model),
         ExtremalMask.name: lambda: ExtremalMask(model),
         Attention.name: lambda: Attention(model),

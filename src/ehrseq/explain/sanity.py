@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ehrseq.data import EventBatch, TimepointBatch
 from ehrseq.explain.events import EventHistories, TimepointHistories
@@ -32,18 +33,47 @@ def with_random_weights(model: SequenceModel, seed: int) -> SequenceModel:
     return copied.eval()
 
 
+def learns_attention(model: SequenceModel) -> bool:
+    """Whether a network learns the weights of its steps; those of the last or the mean state are what they are."""
+    return bool(_weighing(model))
+
+
 @torch.no_grad()
 def with_even_attention(model: SequenceModel) -> SequenceModel:
-    """A copy that gives the same weight to every step (the first test of Wiegreffe and Pinter 2019)."""
+    """A copy that gives the same weight to every step, and cannot learn to give others."""
     copied = deepcopy(model)
-    pooling, encoder = copied.pooling, copied.encoder
+    for weight in _weighing(copied):
+        weight.zero_().requires_grad_(False)
+    return copied
+
+
+@torch.no_grad()
+def with_new_attention(model: SequenceModel, seed: int) -> SequenceModel:
+    """A copy whose attention begins anew: what weighs the steps has its own numbers in random order.
+
+    Args:
+        model: The trained network.
+        seed: Of the order.
+    """
+    copied = deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in _weighing(copied):
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.copy_(weight.flatten()[order].view_as(weight))
+    return copied
+
+
+def _weighing(model: SequenceModel) -> list[Tensor]:
+    """The last weights on the way to those of the steps, which are even where these are 0."""
+    pooling, encoder = model.pooling, model.encoder
+    found: list[Tensor] = []
     if isinstance(pooling, AttentionPooling):
-        pooling.score.weight.zero_()
+        found.append(pooling.score.weight)
     if isinstance(pooling, MultiHeadAttentionPooling):
-        pooling.key.weight.zero_()
+        found.append(pooling.key.weight)
     if isinstance(encoder, RetainEncoder):
-        encoder.step_score.weight.zero_()
-    return copied.eval()
+        found.append(encoder.step_score.weight)
+    return found
 
 
 def shaken(histories: Histories, spread: float, seed: int) -> Histories:

@@ -1,13 +1,14 @@
 """The verdict: which explainer can be believed, how far, and in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ehrseq.explain.controls import tell_tests
 from ehrseq.explain.faithfulness import Figures
-from ehrseq.explain.judge import RANDOM, UNTRAINED
+from ehrseq.explain.judge import RANDOM, SHUFFLED, UNTRAINED
 from ehrseq.explain.registry import ATTENTION
 from ehrseq.metrics.intervals import Draws, Estimate, estimate
 
@@ -15,7 +16,11 @@ _ALIKE = 0.7  # rank correlation above which an explanation does not depend on w
 _MANY = 1e6  # times random and more: random moves nothing, and there is no bound
 _EVEN = 0.95  # of the largest entropy
 _OTHER = 0.5  # of the largest divergence of weights that give the same score
+_STABLE = 0.5  # rank correlation with other seeds below which an explanation is of one network alone
+_CONTROLS = {RANDOM: "random", UNTRAINED: "untrained", SHUFFLED: SHUFFLED}  # and how differences from them end
 _WORDS = {
+    "random_weights": "random weights",
+    "shuffled_labels": "trained on permuted labels",
     "gradient_x_input": "gradient times input",
     "code_occlusion": "leaving out whole codes",
     "window_occlusion": "leaving out codes by windows of time",
@@ -39,7 +44,7 @@ class Verdict:
     Attributes:
         sentence: In words.
         ranking: The explainers, the most faithful first.
-        believed: Those that are better than both controls, with intervals of the difference above 0.
+        believed: Those that are better than all controls, with intervals of the difference above 0.
         metrics: Figures with intervals, by `<explainer>/<figure>`.
         histories: How many they were judged on.
     """
@@ -64,11 +69,13 @@ def reach_verdict(
     replicates: int,
     seed: int,
     level: float,
+    tests: Mapping[str, Estimate] | None = None,
 ) -> Verdict:
     """Means with bootstrap intervals by subject, and what follows from them.
 
-    Explainers are ranked by comprehensiveness. `<explainer>/over_random` and `<explainer>/over_untrained` are the
-    paired differences from the controls, `<explainer>/times_random` the ratio.
+    Explainers are ranked by comprehensiveness. `<explainer>/over_random`, `<explainer>/over_untrained` and
+    `<explainer>/over_shuffled_labels` are the paired differences from the controls, `<explainer>/times_random` the
+    ratio.
 
     Args:
         figures: (N,) each, of `Judge.run`.
@@ -77,12 +84,16 @@ def reach_verdict(
         replicates: Bootstrap samples.
         seed: Of these.
         level: Coverage of the intervals.
+        tests: What was found elsewhere: of attention, see `ehrseq.explain.controls.attention_tests`; across seeds.
     """
-    gains = {f"{name}/over_random": _difference(figures, name, RANDOM) for name in explainers}
-    gains |= {f"{name}/over_untrained": _difference(figures, name, UNTRAINED) for name in explainers}
-    columns = figures | gains
-    draws = np.concatenate([*Draws(subjects, replicates, seed)]) if replicates else np.ones((0, len(subjects)))
-    metrics = {name: estimate(_mean(value, None)[0], _mean(value, draws), level) for name, value in columns.items()}
+    gains = {
+        f"{name}/over_{words}": _difference(figures, name, control)
+        for control, words in _CONTROLS.items()
+        for name in explainers
+        if f"{control}/comprehensiveness" in figures
+    }
+    draws = _draw(subjects, replicates, seed)
+    metrics = _means(figures | gains, draws, level) | dict(tests or {})
     base = _mean(figures[f"{RANDOM}/comprehensiveness"], draws)
     for name in explainers:
         own = figures[f"{name}/comprehensiveness"]
@@ -97,6 +108,21 @@ def reach_verdict(
     believed = tuple(name for name in ranking if _is_believed(metrics, name))
     sentence = _sentence(metrics, ranking, believed)
     return Verdict(sentence, ranking, believed, metrics, len(subjects))
+
+
+def estimate_means(
+    figures: Figures, subjects: NDArray[np.generic], *, replicates: int, seed: int, level: float
+) -> dict[str, Estimate]:
+    """Means of (N,) figures with bootstrap intervals by subject; the arguments are those of `reach_verdict`."""
+    return _means(figures, _draw(subjects, replicates, seed), level) if figures else {}
+
+
+def _draw(subjects: NDArray[np.generic], replicates: int, seed: int) -> NDArray[np.float64]:
+    return np.concatenate([*Draws(subjects, replicates, seed)]) if replicates else np.ones((0, len(subjects)))
+
+
+def _means(figures: Figures, draws: NDArray[np.float64], level: float) -> dict[str, Estimate]:
+    return {name: estimate(_mean(value, None)[0], _mean(value, draws), level) for name, value in figures.items()}
 
 
 def _difference(figures: Figures, name: str, control: str) -> NDArray[np.float64]:
@@ -124,8 +150,10 @@ def _above(metrics: dict[str, Estimate], name: str) -> bool:
 
 
 def _is_believed(metrics: dict[str, Estimate], name: str) -> bool:
-    controls = all(_above(metrics, f"{name}/{difference}") for difference in ("over_random", "over_untrained"))
-    return controls and _value(metrics, f"{name}/untrained") < _ALIKE
+    against = [f"{name}/over_{words}" for words in _CONTROLS.values() if f"{name}/over_{words}" in metrics]
+    # Of networks that learned nothing, and nothing that is true.
+    alike = [_value(metrics, f"{name}/{other}") for other in ("untrained", SHUFFLED) if f"{name}/{other}" in metrics]
+    return all(_above(metrics, gain) for gain in against) and all(value < _ALIKE for value in alike)
 
 
 def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Sequence[str]) -> str:
@@ -141,12 +169,15 @@ def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Se
         )
         doubted = [words_for(name) for name in ranking if name not in believed and name not in ATTENTION]
         if doubted:
-            parts.append(f"Do not use {', '.join(doubted)}: not better than both controls.")
+            parts.append(f"Do not use {', '.join(doubted)}: not better than all controls.")
     else:
         parts.append(
-            "No explainer tried here is better than both random order and a network that learned nothing: "
+            "No explainer tried here is better than both random order and a network that learned nothing true: "
             "explain with none."
         )
+    if believed and _value(metrics, f"{believed[0]}/seeds") < _STABLE:
+        alike = _value(metrics, f"{believed[0]}/seeds")
+        parts.append(f"Networks of other seeds are explained otherwise (rank correlation {alike:.2f}).")
     parts += _on_attention(metrics, ranking, believed)
     if "planted/share" in metrics and believed:
         found = max(believed, key=lambda name: _value(metrics, f"{name}/recovery_auprc"))
@@ -165,16 +196,17 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
     if not _above(metrics, f"{name}/over_random"):
         text = "Attention here is no better than random: do not use it to explain"
     elif name not in believed:
-        text = "Attention here is no better than that of a network that learned nothing: do not use it to explain"
+        text = "Attention here is no better than that of a network that learned nothing true: do not use it to explain"
     else:
         own, best = (_value(metrics, f"{chosen}/comprehensiveness") for chosen in (name, ranking[0]))
         text = f"Attention here is better than random, with {own / best:.0%} of the effect of the best explainer"
     even = _value(metrics, f"{name}/evenness")
     if even > _EVEN:
         text += f" (its weights are nearly even: {even:.0%} of the largest entropy)"
-    if _value(metrics, f"{name}/adversary") > _OTHER:
+    tests = tell_tests(metrics)
+    if not tests and _value(metrics, f"{name}/adversary") > _OTHER:
         text += "; quite other weights give the same scores"
-    sentences = [f"{text}."]
+    sentences = [f"{text}.", *([tests] if tests else [])]
     shared = "attention_by_event"
     if shared in believed and name not in believed:
         share = _value(metrics, f"{shared}/comprehensiveness") / _value(metrics, f"{ranking[0]}/comprehensiveness")

@@ -21,8 +21,9 @@ from ehrseq.nn.encoders import (
     XLSTMEncoder,
 )
 from ehrseq.nn.gates import GateTrace, replay_gates
+from ehrseq.nn.guided import GuidedModel, StepwiseEncoder, without_context
 from ehrseq.nn.heads import Head
-from ehrseq.nn.masking import last_state, masked_softmax, reverse_by_length, step_mask
+from ehrseq.nn.masking import attention_divergence, last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
 from ehrseq.nn.next_values import NextValues
 from ehrseq.nn.objectives import ForecastObjective, Objective, make_objective
@@ -52,6 +53,7 @@ __all__ = [
     "GRUEncoder",
     "GateTrace",
     "GridEmbedding",
+    "GuidedModel",
     "Head",
     "LSTMEncoder",
     "LSTMTransformerEncoder",
@@ -71,12 +73,14 @@ __all__ = [
     "RetainEncoder",
     "SequenceInputs",
     "SequenceModel",
+    "StepwiseEncoder",
     "SumPooling",
     "SummaryNetwork",
     "TLSTMEncoder",
     "TimepointEmbedding",
     "TransformerEncoder",
     "XLSTMEncoder",
+    "attention_divergence",
     "contributions",
     "last_state",
     "make_objective",
@@ -84,4 +88,5 @@ __all__ = [
     "replay_gates",
     "reverse_by_length",
     "step_mask",
+    "without_context",
 ]

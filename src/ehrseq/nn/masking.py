@@ -3,6 +3,8 @@
 Batches are padded on the right: of the T steps of history b, the first `lengths[b]` are real.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -109,3 +111,26 @@ def last_state(hidden: Tensor, lengths: Tensor, bidirectional: bool = False) -> 
     half = size // 2
     forward = hidden[..., :half].gather(1, index.expand(-1, 1, half)).squeeze(1)
     return torch.cat([forward, hidden[:, 0, half:]], dim=-1)
+
+
+def attention_divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of weights that sum to one, over the largest there is, log 2.
+
+    >>> attention_divergence(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
+    tensor([1., 0.])
+
+    Args:
+        one: (B, T), 0 on padding.
+        other: (B, T).
+
+    Returns:
+        (B,) 0 if both are the same, 1 if they have no step in common.
+    """
+    tiny = torch.finfo(one.dtype).tiny
+    middle = ((one + other) / 2).clamp(min=tiny)
+
+    def relative(weights: Tensor) -> Tensor:
+        terms: Tensor = torch.special.xlogy(weights, (weights / middle).clamp(min=tiny))
+        return terms.sum(1)
+
+    return (relative(one) + relative(other)) / (2 * math.log(2))

@@ -81,6 +81,17 @@ class Objective(nn.Module, ABC):
     def predict(self, output: Tensor) -> Tensor:
         """Predictions of outputs (B, O), (B, P)."""
 
+    def distance(self, output: Tensor, other: Tensor, spread: Tensor) -> Tensor:
+        """How far the predictions of two networks are apart, a mean over columns, (B,).
+
+        Args:
+            output: (B, O).
+            other: (B, O) of the other network.
+            spread: (P,) the unit of each column, such as the standard deviation of the other network's predictions.
+        """
+        apart: Tensor = ((self.predict(output) - self.predict(other)).abs() / spread).mean(-1)
+        return apart
+
     def risk(self, output: Tensor) -> Tensor:
         """One number a history, (B,), by which they can be ranked: the last prediction."""
         return self.predict(output)[:, -1]

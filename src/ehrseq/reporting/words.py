@@ -14,7 +14,7 @@ _CAPTIONS = {
     "over_time": "By calendar time, where dates are known, and by length of history. Dashed: everybody.",
     "cohort": "Left: from records to predictions. Right: who has each measurement at least once before the prediction.",
     "verdict": "Which explanations can be believed: how far the score falls without what they name first, beside "
-    "random order and a network with shuffled weights.",
+    "random order and networks that learned nothing, or nothing true.",
     "importance": "What the predictions rest on, by code and by time.",
     "dependence": "How the contribution of a measurement depends on its value.",
     "cohort_attention": "Where the attention lies, by time before the prediction and predicted risk.",

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import Settings
-from ehrseq.config.targets import SeveralTarget, columns_of
+from ehrseq.config.schema import GridConfig, Settings
+from ehrseq.config.targets import ForecastTarget, SeveralTarget, columns_of
+from ehrseq.errors import ConfigError, DataError
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest
 from ehrseq.meds import schema
 from ehrseq.workflows.console import progress, say, timed
+from ehrseq.workflows.controls import train_controls
 from ehrseq.workflows.evaluate import Metrics, bootstrap_options, describe_outcome, plain
 from ehrseq.workflows.prepare import Prepared, check_same_data
 from ehrseq.workflows.runs import EXPLAIN, TrainedRun
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from ehrseq.data import Representation, SequenceBatch
     from ehrseq.explain.base import Attribution, Explainer
     from ehrseq.explain.cohort import Cohort
+    from ehrseq.explain.controls import Controls
     from ehrseq.explain.histories import Histories
     from ehrseq.explain.person import Glossary
     from ehrseq.explain.verdict import Verdict
+    from ehrseq.metrics.intervals import Estimate
     from ehrseq.nn import Prediction, SequenceModel
     from ehrseq.preprocess import Preprocessor
     from ehrseq.store import Store
@@ -71,8 +75,10 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
     Raises:
         DataError: If the data are not those of the training.
         RunError: If this is a run of trees.
-        ConfigError: If an explainer is unknown, or lacks what it needs.
+        ConfigError: If an explainer is unknown, or lacks what it needs, or the run is one of forecasts.
     """
+    if isinstance(trained.target(), ForecastTarget):
+        raise ConfigError("a forecast target has no score that could be explained")
     check_same_data(prepared, trained.key)
     key = explain_key(settings, trained)
     folder = trained.folder / EXPLAIN
@@ -118,17 +124,31 @@ class _Work:
 
     @classmethod
     def begin(cls, settings: Settings, prepared: Prepared, trained: TrainedRun) -> "_Work":
-        from ehrseq.data import represent
+        from ehrseq.data import StepHistories, nth_of_subject, represent
         from ehrseq.training import inference
 
         store, options = prepared.open(), settings.explain
         device = inference.choose_device(settings.trainer.accelerator)
         everything = store.samples(options.split)
+        own = trained.settings
+        number = options.prediction
+        if number == "auto" and own.outputs == "steps":
+            number = -1
+        if number != "auto":
+            everything = nth_of_subject(store, everything, number)
+            if not len(everything):
+                raise DataError(f"explain.prediction={number}: nobody in {options.split} has so many predictions")
         # One order for both: a larger number adds histories, and the judged ones are among the explained.
         drawn = np.random.default_rng(options.seed).permutation(everything)
         samples = np.sort(drawn[: options.samples])
         judged = np.sort(drawn[: min(options.judged, len(samples))])
-        representation = represent(store, trained.settings.representation)
+        representation: Representation
+        if own.outputs == "steps":
+            # With outputs at every step: each history up to the step that is asked for.
+            assert isinstance(own.representation, GridConfig)
+            representation = StepHistories(store, own.representation)
+        else:
+            representation = represent(store, own.representation)
         model = trained.model().to(device)
         return cls(settings, prepared, trained, store, model, representation, device, everything, samples, judged)
 
@@ -168,18 +188,25 @@ class _Work:
         from ehrseq.explain.cohort_figures import draw_verdict
         from ehrseq.explain.judge import CHUNK, Judge
         from ehrseq.explain.planted import TRUTH, PlantedEvents
+        from ehrseq.explain.sanity import learns_attention
         from ehrseq.explain.verdict import reach_verdict
+        from ehrseq.metrics.intervals import Estimate
 
         truth = self.prepared.dataset / TRUTH
         planted = PlantedEvents(truth, self.store) if truth.is_dir() else None
-        judge = Judge(self.model, self._make, mean_score, planted, self.settings.explain.seed)
+        networks = train_controls(self.settings, self.prepared, self.trained).to(self.device)
+        judge = Judge(self.model, self._make, mean_score, planted, self.settings.explain.seed, networks)
         chunks = -(-len(self.judged) // CHUNK)
+        options = bootstrap_options(self.settings)
+        tests = self._attention_tests(networks) if networks and learns_attention(self.model) else {}
         with timed(f"explain: explainers judged on {len(self.judged):,} histories"):
             with progress("judging explainers", chunks) as each:
                 figures = judge.run(self.representation, self.judged, self.device, each)
+            alike = judge.importance_across_seeds()
+            tests |= {name: Estimate(value, None, None) for name, value in alike.items()}
             names = [explainer.name for explainer in judge.explainers]
             subjects = self.store.subjects_of(self.judged)
-            verdict = reach_verdict(figures, names, subjects, **bootstrap_options(self.settings))
+            verdict = reach_verdict(figures, names, subjects, **options, tests=tests)
         write_json(
             staging / VERDICT,
             {
@@ -192,6 +219,18 @@ class _Work:
         )
         draw_verdict(verdict, staging / VERDICT_FIGURE)
         return verdict
+
+    def _attention_tests(self, networks: "Controls") -> "dict[str, Estimate]":
+        """What attention is worth beside that of other networks, on the whole split."""
+        from ehrseq.data import HistoryDataset
+        from ehrseq.explain.controls import attention_tests
+        from ehrseq.explain.verdict import estimate_means
+
+        dataset = HistoryDataset(self.representation, self.everything)
+        with timed(f"explain: attention tested on {len(self.everything):,} histories"):
+            figures = attention_tests(self.model, networks, dataset.ordered(self.settings.loader))
+            subjects = self.store.subjects_of(self.everything)
+            return estimate_means(figures, subjects, **bootstrap_options(self.settings))
 
     def cohort(self, staging: Path, verdict: "Verdict") -> None:
         """Explain the cohort."""
@@ -264,7 +303,7 @@ class _Work:
         from ehrseq.explain.registry import make_explainers
 
         options = self.settings.explain
-        return make_explainers(options.explainers, model, options.steps, options.window_hours)
+        return make_explainers(options.explainers, model, options.steps, options.window_hours, options.replacement)
 
     def _glossary(self) -> "Glossary":
         from ehrseq.explain.person import Glossary

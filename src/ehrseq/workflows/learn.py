@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 IMPORTANCE = "importance.csv"
-_SEEDS_APART = 1000  # between members, so that neighbouring seeds share none
+SEEDS_APART = 1000  # between members, so that neighbouring seeds share none
 _REPORTED = 10  # trees between two entries of the history
 
 
@@ -73,7 +73,7 @@ def learn_members(
         return learn_model(settings, store, folder, sink, report, start)
     members = []
     for number in range(settings.members):
-        own = settings.model_copy(update={"seed": settings.seed + number * _SEEDS_APART})
+        own = settings.model_copy(update={"seed": settings.seed + number * SEEDS_APART})
         if report:
             report(f"train: member {number + 1} of {settings.members}")
         place = member_folder(folder, number)
@@ -175,6 +175,7 @@ def learn(
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
     start: "Start | None" = None,
+    recipe: "Recipe | None" = None,
 ) -> tuple["SequenceModel", "Fitted"]:
     """Train one network on `train`, watched on `tuning`.
 
@@ -185,13 +186,14 @@ def learn(
         sink: Receives each epoch's figures.
         report: Prints a line an epoch where there are no bars.
         start: What to begin with; new weights by default.
+        recipe: What else is trained than the network that the settings describe, or by another loss.
 
     Returns:
         The network with its best weights, and the facts of the training.
     """
     from ehrseq.training.fit import fit
 
-    training = set_up(settings, store, report, start)
+    training = set_up(settings, store, report, start, recipe)
     options = settings.trainer, folder, sink, settings.optim.weight_averaging, report
     fitted = fit(training.module, training.train, training.tuning, *options)
     model = training.module.model
@@ -214,8 +216,25 @@ class Training:
     tuning: "DataLoader[SequenceBatch]"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a network departs from what the settings describe.
+
+    Attributes:
+        alter: What becomes of the new network before it learns.
+        module: Makes what trains it, in place of `SequenceModule`; None: that.
+    """
+
+    alter: Callable[["SequenceModel"], "SequenceModel"] = lambda model: model
+    module: Callable[..., "SequenceModule"] | None = None
+
+
 def set_up(
-    settings: Settings, store: Store, report: Callable[[str], None] | None = None, start: "Start | None" = None
+    settings: Settings,
+    store: Store,
+    report: Callable[[str], None] | None = None,
+    start: "Start | None" = None,
+    recipe: Recipe | None = None,
 ) -> Training:
     """Build a network and its batches; the arguments of `learn`."""
     import pytorch_lightning as lightning
@@ -242,8 +261,10 @@ def set_up(
         given = start.hand_on(model, representation.names, store.statics)
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
+    recipe = recipe or Recipe()
     model.fit(train.outcomes)
-    module = SequenceModule(
+    model = recipe.alter(model)
+    module = (recipe.module or SequenceModule)(
         model,
         build_optimizer(settings.optim),
         settings.optim.schedule,
@@ -251,7 +272,9 @@ def set_up(
         WatchedMetrics(target, "tuning/"),
         settings.loss.target_replication,
         settings.seed,
-        AttentionAid(settings.loss.attention_entropy, settings.loss.attention_gradient),
+        AttentionAid(
+            settings.loss.attention_entropy, settings.loss.attention_gradient, settings.loss.attention_consistency
+        ),
     )
     join_group(settings.trainer.accelerator)
     # Until the first has made the folder for the checkpoints ready.

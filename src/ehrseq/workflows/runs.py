@@ -142,16 +142,20 @@ class TrainedRun:
             )
         from safetensors.torch import load_file
 
+        model = self.blank()
+        model.load_state_dict(load_file(member_folder(self.folder / TRAIN, member) / WEIGHTS))
+        return model.eval()
+
+    def blank(self) -> "SequenceModel":
+        """A network as it was before it learned anything, of random weights."""
         preprocessor = self.preprocessor()
-        model: SequenceModel = build_model(
+        return build_model(
             self.settings.model,
             self.target(),
             self.settings.loss,
             self.settings.representation.inputs_of(len(preprocessor.codes)),
             len(preprocessor.static_features),
         )
-        model.load_state_dict(load_file(member_folder(self.folder / TRAIN, member) / WEIGHTS))
-        return model.eval()
 
 
 def open_run(folder: Path) -> TrainedRun:

@@ -11,9 +11,10 @@ from ehrseq.config.load import load_settings
 from ehrseq.data import Representation, represent
 from ehrseq.explain.base import score_of
 from ehrseq.explain.cohort import Cohort, explained
+from ehrseq.explain.controls import Controls
 from ehrseq.explain.faithfulness import TOP
 from ehrseq.explain.figures import draw_timeline
-from ehrseq.explain.judge import RANDOM, UNTRAINED, Judge
+from ehrseq.explain.judge import RANDOM, SHUFFLED, UNTRAINED, Judge
 from ehrseq.explain.page import write_page
 from ehrseq.explain.person import Glossary, explain_person, in_words
 from ehrseq.explain.planted import TRUTH, PlantedEvents
@@ -99,6 +100,34 @@ def test_the_verdict_tells_good_from_bad(
             nothing = reach_verdict(same, ["chance"], store.subjects_of(samples), **options)  # type: ignore[arg-type]
             assert nothing.believed == ()
             assert "explain with none" in nothing.sentence
+
+
+def test_networks_of_the_verdict_are_heard(store: Store, model: SequenceModel, representation: Representation) -> None:
+    """Other seeds must agree; what was trained on permuted labels must not, or nothing is believed."""
+    samples = store.samples("train")[:16]
+    torch.manual_seed(3)
+    options = load_settings(["model.summary=null", "model/pooling=max", "model.embedding.projection=null"])
+    nothing = build_model(options.model, options.task.target, options.loss, len(store.codes), len(store.statics))
+    found = {}
+    for name, shuffled in (("good", nothing.eval()), ("bad", model)):
+        networks = Controls(seeds=(model, nothing), shuffled_labels=shuffled)
+        judge = Judge(model, lambda net: make_explainers([NAME], net, 4, 6.0), 0.0, None, 0, networks)
+        figures = judge.run(representation, samples, CPU, lambda: None)
+        chosen = {"replicates": 300, "seed": 0, "level": 0.95}
+        found[name] = reach_verdict(figures, [NAME], store.subjects_of(samples), **chosen)  # type: ignore[arg-type]
+    alike = {name: found[name].metrics[f"{NAME}/{SHUFFLED}"].value for name in found}
+    assert alike["bad"] == pytest.approx(1.0)
+    assert alike["good"] is not None
+    assert alike["good"] < 0.5
+    seeds = found["good"].metrics[f"{NAME}/seeds"].value
+    assert seeds == pytest.approx((1 + alike["good"]) / 2)
+    assert 0.3 < judge.importance_across_seeds()[f"{NAME}/seeds_importance"] <= 1.0  # the mean of 1 and that of nothing
+    assert found["good"].believed == (NAME,)
+    assert found["bad"].believed == ()
+    low = found["good"].metrics[f"{NAME}/over_{SHUFFLED}"].ci_low
+    assert low is not None
+    assert low > 0
+    assert "explain with none" in found["bad"].sentence
 
 
 def test_cohort_adds_up(store: Store, model: SequenceModel, representation: Representation) -> None:
