@@ -1,6 +1,6 @@
 """How good explanations are: planted truth, published synthetic benchmarks, stability across seeds, speed.
 
-    python benchmarks/explanations.py published [TASK]  # beside captum and time-interpret, see explanation_peers.py
+    python benchmarks/explanations.py published [TASK] [seeds=2]  # beside captum, time-interpret: explanation_peers.py
     python benchmarks/explanations.py planted RUN...    # on source=synthetic, by seed and training aid
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
     python benchmarks/explanations.py speed RUN
@@ -235,8 +235,9 @@ def trials(folder: str, count: int = 20, judged: int = 24) -> None:
 if __name__ == "__main__":
     command, *folders = sys.argv[1:]
     if command == "published":
-        for task in folders or TASKS:
-            save(f"published_{task}", published(task, seeds=1))
+        seeds = [int(word.removeprefix("seeds=")) for word in folders if word.startswith("seeds=")]
+        for task in [word for word in folders if word in TASKS] or TASKS:
+            save(f"published_{task}", published(task, *seeds))
     elif command in ("speed", "trials", "verdict"):
         {"speed": speed, "trials": trials, "verdict": verdict}[command](folders[0])
     else:

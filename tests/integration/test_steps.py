@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import GridConfig, Outputs, Settings
 from ehrseq.data import HistoryDataset, StepBatch, StepHistories, represent
-from ehrseq.errors import ConfigError
+from ehrseq.errors import ConfigError, DataError
 from ehrseq.explain.gradients import IntegratedGradients
 from ehrseq.explain.registry import cut_histories
 from ehrseq.nn import SequenceModel
@@ -172,20 +172,27 @@ def test_explaining_outputs_at_every_step(hourly: tuple[list[str], Store], tmp_p
     words, store = hourly
     small = ["trainer.max_epochs=1", "tracking=none", "evaluate.figures=false", "evaluate.replicates=0"]
     small += ["explain.samples=8", "explain.judged=4", "explain.timelines=1", "explain.steps=4"]
+    small += ["explain.explainers=[gradient_x_input]", "model.encoder.hidden_size=8", "model.summary=null"]
     settings = load_settings([*words, *WORDS, *small, "explain=quick", f"paths.runs={tmp_path}"])
     done = experiment.run(settings)
+    prepared, trained = prepare.run(settings), open_run(done.folder)
     time, subjects = store.arrays.sample_time, store.subjects_of(np.arange(len(store.arrays.sample_time)))
     latest = dict(zip(subjects.tolist(), time.tolist(), strict=True))  # samples of a subject stand in order of time
-    for number, hours in ((None, 0), (-3, 2)):
-        if number is not None:
-            asked = settings.explain.model_copy(update={"prediction": number})
-            prepared = prepare.run(settings)
-            explain.run(settings.model_copy(update={"explain": asked}), prepared, open_run(done.folder))
+
+    def hours_before_the_last() -> set[int]:
         table = pl.read_parquet(done.folder / "explain" / "attributions.parquet")
         assert (table["time"] <= table["prediction_time"]).all()
-        last = pl.Series([latest[subject] for subject in table["subject_id"].to_list()]).cast(pl.Datetime("us"))
-        assert ((last - table["prediction_time"]).dt.total_hours() == hours).all()
         assert table["subject_id"].n_unique() == 8
+        last = pl.Series([latest[subject] for subject in table["subject_id"].to_list()]).cast(pl.Datetime("us"))
+        return set((last - table["prediction_time"]).dt.total_hours().to_list())
+
+    assert hours_before_the_last() == {0}
+    asked = settings.explain.model_copy(update={"prediction": -3})
+    explain.run(settings.model_copy(update={"explain": asked}), prepared, trained)
+    assert hours_before_the_last() == {2}
+    nobody = settings.explain.model_copy(update={"prediction": 24})
+    with pytest.raises(DataError, match=r"explain\.prediction=24: nobody in held_out has so many predictions"):
+        explain.run(settings.model_copy(update={"explain": nobody}), prepared, trained)
 
 
 def test_replicated_targets_are_learned_at_the_end(tmp_path: Path) -> None:
