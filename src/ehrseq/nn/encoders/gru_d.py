@@ -88,10 +88,10 @@ class GRUDEncoder(Encoder):
         delta = hours_since_previous(hours_since, hours_before) / self.time_unit_hours
         gamma = torch.exp(-torch.relu(self.decay(_steps_first(delta.to(x.dtype)))))
         steps = _steps_first(self.input_dropout(x))
-        sizes = (2 * self.output_size, self.output_size)
+        read, bias, size = self.inputs.weight, self.inputs.bias, 2 * self.output_size
         gates, candidate = (
-            functional.linear(steps, *part).to(weight.dtype)
-            for part in zip(self.inputs.weight.split(sizes), self.inputs.bias.split(sizes), strict=True)
+            functional.linear(steps, read[part], bias[part]).to(weight.dtype)
+            for part in (slice(None, size), slice(size, None))
         )
         states = recur(gates, candidate, gamma.to(weight.dtype), weight)
         hidden: Tensor = self.dropout(states.transpose(0, 1))
