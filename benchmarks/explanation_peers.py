@@ -48,7 +48,9 @@ def trainer(epochs: int) -> Any:
     )
 
 
-def of_white_box(model: Callable[[Tensor], Tensor], by_step: Callable[[Tensor], Tensor], values: Tensor) -> Any:
+def of_white_box(
+    model: Callable[[Tensor], Tensor], by_step: Callable[[Tensor], Tensor], values: Tensor, masks: bool = True
+) -> Any:
     """The rare tasks: a known function of (N, T, F), summed up and by step."""
     from captum.attr import DeepLift, IntegratedGradients, Saliency
 
@@ -56,7 +58,7 @@ def of_white_box(model: Callable[[Tensor], Tensor], by_step: Callable[[Tensor], 
     yield "captum integrated_gradients", IntegratedGradients(whole).attribute(values, n_steps=32)
     yield "captum saliency", Saliency(whole).attribute(values)
     yield "captum deep_lift", DeepLift(whole).attribute(values)
-    if not time_interpret():
+    if not masks or not time_interpret():
         return
     yield "time-interpret extremal_mask", extremal_mask(by_step, values)
 

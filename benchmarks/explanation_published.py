@@ -47,7 +47,7 @@ def areas(truth: NDArray[np.bool_], weight: NDArray[np.floating]) -> tuple[float
     return average_precision(wanted.astype(float), flat), aup, aur
 
 
-def white_box(kind: str, seed: int) -> tuple[Task, Found]:
+def white_box(kind: str, seed: int, masks: bool = True) -> tuple[Task, Found]:
     """Ten histories of a rare task, and what everybody says of them."""
     task = rare(10, seed, kind)
     model: Any = WhiteBox(task.salient)
@@ -61,9 +61,11 @@ def white_box(kind: str, seed: int) -> tuple[Task, Found]:
         for explainer in (IntegratedGradients(model), GradientXInput(model), EventOcclusion(model)):
             yield f"ehrseq {explainer.name}", explainer.attribute(histories).parts[:, 50:].reshape(task.values.shape)
         mask = ExtremalMask(model, iterations=300, size=1e-3)
+        if not masks:
+            return
         yield "ehrseq extremal_mask", mask.attribute(histories).parts[:, 50:].reshape(task.values.shape)
 
-    return task, chain(ours(), of_white_box(lambda values: by_step(values).sum(-1), by_step, task.values))
+    return task, chain(ours(), of_white_box(lambda values: by_step(values).sum(-1), by_step, task.values, masks))
 
 
 def prefixes(explainer: Explainer, values: Tensor, chunk: int = 20) -> Tensor:
@@ -89,7 +91,9 @@ class LastStepOcclusion(EventOcclusion):
         return (there.long().cumsum(1) - 1).masked_fill(~there, -1)
 
 
-def learned(make: Callable[..., Task], seed: int, count: int = 4, updates: int = 500) -> tuple[Task, Found]:
+def learned(
+    make: Callable[..., Task], seed: int, masks: bool = True, count: int = 4, updates: int = 500
+) -> tuple[Task, Found]:
     """A few histories of a task that a network learns, and what everybody says of every prediction along them."""
     train, test = make(800, seed), make(count, seed + 1000)
     torch.manual_seed(seed)
@@ -115,7 +119,8 @@ def learned(make: Callable[..., Task], seed: int, count: int = 4, updates: int =
         for explainer in (AttentionByEvent(attended), AttentionXGradient(attended), IntegratedGradients(attended)):
             yield f"ehrseq {explainer.name} (attention network)", prefixes(explainer, test.values)
         yield from of_prefixes(plain, partial(score, plain), test.values)
-        # The slow ones last.
+        if not masks:  # which are slow, as RETAIN's training is
+            return
         mask = ExtremalMask(plain, iterations=40, size=0.1)
         yield f"ehrseq {mask.name}", prefixes(mask, test.values)
         if time_interpret():
@@ -125,7 +130,7 @@ def learned(make: Callable[..., Task], seed: int, count: int = 4, updates: int =
     return test, found()
 
 
-TASKS: dict[str, Callable[[int], tuple[Task, Found]]] = {
+TASKS: dict[str, Callable[..., tuple[Task, Found]]] = {
     "rare_time": partial(white_box, "rare_time"),
     "rare_feature": partial(white_box, "rare_feature"),
     "state": partial(learned, state),
@@ -133,18 +138,16 @@ TASKS: dict[str, Callable[[int], tuple[Task, Found]]] = {
 }
 
 
-def published(name: str, seeds: int = 1) -> dict[str, Any]:
+def published(name: str, seeds: int = 1, masks: bool = True) -> dict[str, Any]:
     """Of one of `TASKS`: means over seeds by explainer."""
     scores: dict[str, list[tuple[float, float, float]]] = {}
     for seed in range(seeds):
-        data, explained = TASKS[name](seed)
+        data, explained = TASKS[name](seed, masks=masks)
         for explainer, weight in explained:
             scores.setdefault(explainer, []).append(areas(data.salient, weight.detach().abs().numpy()))
             print(name, seed, explainer, [round(number, 3) for number in scores[explainer][-1]], flush=True)
     means = {explainer: np.mean(rows, 0).tolist() for explainer, rows in scores.items()}
     return {
-        "seeds": seeds,
-        "explainers": {
-            explainer: dict(zip(("auprc", "aup", "aur"), row, strict=True)) for explainer, row in means.items()
-        },
+        explainer: dict(zip(("auprc", "aup", "aur"), row, strict=True)) | {"seeds": seeds}
+        for explainer, row in means.items()
     }

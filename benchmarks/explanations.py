@@ -1,6 +1,6 @@
 """How good explanations are: planted truth, published synthetic benchmarks, stability across seeds, speed.
 
-    python benchmarks/explanations.py published [TASK] [seeds=2]  # beside captum, time-interpret: explanation_peers.py
+    python benchmarks/explanations.py published [TASK] [seeds=2] [quick]  # beside peers; quick: without masks
     python benchmarks/explanations.py planted RUN...    # on source=synthetic, by seed and training aid
     python benchmarks/explanations.py stability RUN...  # runs on one real data set that differ by their seeds
     python benchmarks/explanations.py speed RUN
@@ -237,7 +237,8 @@ if __name__ == "__main__":
     if command == "published":
         seeds = [int(word.removeprefix("seeds=")) for word in folders if word.startswith("seeds=")]
         for task in [word for word in folders if word in TASKS] or TASKS:
-            save(f"published_{task}", published(task, *seeds))
+            known = read_json(RESULTS).get(f"published_{task}", {}) if RESULTS.is_file() else {}
+            save(f"published_{task}", known | published(task, *seeds, masks="quick" not in folders))
     elif command in ("speed", "trials", "verdict"):
         {"speed": speed, "trials": trials, "verdict": verdict}[command](folders[0])
     else:
