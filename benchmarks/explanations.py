@@ -238,7 +238,7 @@ if __name__ == "__main__":
         seeds = [int(word.removeprefix("seeds=")) for word in folders if word.startswith("seeds=")]
         for task in [word for word in folders if word in TASKS] or TASKS:
             known = read_json(RESULTS).get(f"published_{task}", {}) if RESULTS.is_file() else {}
-            save(f"published_{task}", known | published(task, *seeds, masks="quick" not in folders))
+            save(f"published_{task}", known | published(task, max([1, *seeds]), "quick" not in folders))
     elif command in ("speed", "trials", "verdict"):
         {"speed": speed, "trials": trials, "verdict": verdict}[command](folders[0])
     else:
