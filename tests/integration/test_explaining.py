@@ -16,15 +16,16 @@ CONTROLLED = [
 ]
 
 
-def tiny(folder: Path) -> Settings:
+def tiny(folder: Path, *words: str) -> Settings:
     base = [f"paths.data={folder / 'data'}", f"paths.runs={folder / 'runs'}", "tracking=none", "source.n_subjects=300"]
+    base += ["model.encoder.hidden_size=8", "model.summary=null"]
     base += ["trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.progress=false", "evaluate.figures=false"]
     base += ["evaluate.replicates=50", "explain.samples=16", "explain.judged=8", "explain.timelines=0"]
-    return load_settings([*base, "explain.explainers=[integrated_gradients,attention]", "explain.steps=4", *CONTROLLED])
+    return load_settings([*base, "explain.explainers=[integrated_gradients,attention]", "explain.steps=4", *words])
 
 
 def test_networks_are_trained_for_the_verdict_once(tmp_path: Path) -> None:
-    settings = tiny(tmp_path)
+    settings = tiny(tmp_path, *CONTROLLED)
     done = experiment.run(settings)
     trained = sorted(path.name for path in (done.folder / CONTROLS).iterdir())
     assert trained == sorted([*NAMES, "seed_1001", "shuffled_labels"])
@@ -46,3 +47,12 @@ def test_networks_are_trained_for_the_verdict_once(tmp_path: Path) -> None:
     again = settings.model_copy(update={"explain": settings.explain.model_copy(update={"seed": 1})})
     explain.run(again, prepared, open_run(done.folder))
     assert before == {path: path.stat().st_mtime_ns for path in (done.folder / CONTROLS).rglob("*.safetensors")}
+
+
+def test_members_are_the_other_seeds(tmp_path: Path) -> None:
+    done = experiment.run(tiny(tmp_path, "members=2"))
+    assert not (done.folder / CONTROLS).exists()
+    verdict = read_json(done.folder / "explain" / "verdict.json")
+    wanted = {f"explain/attention/{figure}" for figure in ("seeds", "seeds_importance", "seeds_divergence")}
+    assert wanted <= set(verdict["metrics"])
+    assert "Tests of attention passed (Wiegreffe and Pinter 2019): 1 of 1." in verdict["sentence"]

@@ -169,7 +169,9 @@ def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Se
         )
         doubted = [words_for(name) for name in ranking if name not in believed and name not in ATTENTION]
         if doubted:
-            parts.append(f"Do not use {', '.join(doubted)}: not better than all controls.")
+            parts.append(
+                f"Do not use {', '.join(doubted)}: no better than the controls, or the same whatever was learned."
+            )
     else:
         parts.append(
             "No explainer tried here is better than both random order and a network that learned nothing true: "
