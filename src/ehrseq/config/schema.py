@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ehrseq.config.address import Address
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.fit import find_misfit
 from ehrseq.config.section import Section
@@ -307,7 +308,7 @@ class Tracking(Section):
     """Where MLflow keeps the run, and the name of the model in its registry, if it is to be there."""
 
     enabled: bool
-    uri: str
+    uri: Address
     experiment: Annotated[str, Field(min_length=1)]
     registry: Annotated[str, Field(pattern=r"^[^/:.%\"']+$")] | None
 
