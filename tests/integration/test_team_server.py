@@ -32,9 +32,7 @@ class Team(NamedTuple):
     def files(self) -> dict[str, bytes]:
         """Everything in the bucket."""
         listed = self.store.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return {
-            item["Key"]: self.store.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in listed
-        }
+        return {item["Key"]: self.store.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in listed}
 
 
 def sign_in(monkeypatch: pytest.MonkeyPatch, user: str | None, password: str | None = None) -> None:
@@ -71,7 +69,9 @@ def team(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
             "MLFLOW_S3_ENDPOINT_URL": s3.uri,
         }
         words = ("--app-name", "basic-auth")
-        with mlflow_server(store, f"s3://{BUCKET}/proxied", *words, folder=folder, environment=secrets | KEYS) as server:
+        with mlflow_server(
+            store, f"s3://{BUCKET}/proxied", *words, folder=folder, environment=secrets | KEYS
+        ) as server:
             with pytest.MonkeyPatch.context() as admin:
                 sign_in(admin, "admin")
                 users = get_app_client("basic-auth", tracking_uri=server.uri)
