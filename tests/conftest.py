@@ -39,23 +39,20 @@ def ehrseq() -> Command:
     return run
 
 
-TINY = (
-    *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
-    *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
-)
-
-
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Settings of a training that takes seconds."""
-    return TINY
+    return (
+        *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
+        *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
+    )
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command, tiny: tuple[str, ...]) -> Path:
     """A working folder in which `ehrseq train` was run on a little synthetic data."""
     folder = tmp_path_factory.mktemp("trained")
-    done = ehrseq("train", *TINY, cwd=folder)
+    done = ehrseq("train", *tiny, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -258,6 +258,7 @@ class Evaluate(Section):
     subgroups: tuple[str, ...] | None
     age_bands: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     min_group: PositiveInt
+    outcomes: PositiveInt
     alarms: Alarms
     figures: bool
     individuals: bool

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ehrseq.plotting import BLUE, GREY, SKY, new_chart, tell
+from ehrseq.plotting import BLUE, GREY, SKY, new_chart, short, tell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
             left.text(
                 x, len(boxes), f"{name}\n{words}", ha="center", va="center", fontsize=8, bbox=style | {"ec": GREY}
             )
-        names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in codes["code"]]
+        names = [short(name, _LONGEST) for name in codes["code"]]
         place = np.arange(codes.height)
         share = 100 * codes["measured"].cast(pl.Float64).to_numpy()
         bound = codes["bound"].to_numpy()

@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 
 from ehrseq.evaluation.statics import CALENDAR, EVENTS, HISTORY, OVER_TIME
-from ehrseq.plotting import BLUE, GREY, VERMILION, new_chart, tell
+from ehrseq.plotting import BLUE, GREY, VERMILION, new_chart, short, tell
 
 _PANELS = (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("calibration_gap", "mean risk - observed"))
 _ROW = 0.27  # inches
-_LONGEST = 30
 
 
 def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Path) -> None:
@@ -34,7 +33,7 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
             labels.append((row, str(item["variable"]), True))
             variable, row = item["variable"], row + 1
         count = f"{item['subjects']:,}" if item["shown"] else "hidden"
-        labels.append((row, f"{_short(item['group'])} ({count})", False))
+        labels.append((row, f"{short(item['group'])} ({count})", False))
         rows.append(row)
         row += 1
     place = np.array(rows)
@@ -104,10 +103,6 @@ def _words(item: dict[str, object], name: str, title: str) -> str:
     interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
     told = "hidden or undefined" if value is None else f"{value:.3f}{interval}"
     return f"{item['variable']} {item['group']}: {title} {told}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def has_groups(groups: pl.DataFrame) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ehrseq.metrics.binary import Floats, log_losses, mass_bins, reliability_curve
-from ehrseq.metrics.intervals import Estimate, estimate_sums
+from ehrseq.metrics.intervals import Estimate, estimate_sums, weigh
 from ehrseq.metrics.logistic import fit_logistic, logit, sigmoid
 
 _Z = 1.959963984540054  # 97.5% point of the normal distribution
@@ -92,7 +92,7 @@ def _brier_parts(sums: Floats, bins: int) -> dict[str, Floats]:
 
 
 def evaluate_calibration(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], **options: Any
+    label: Floats, probability: Floats, subject: NDArray[np.generic], weight: Floats | None = None, **options: Any
 ) -> dict[str, Estimate]:
     """Slope, intercept, ratio of observed to expected, and the parts of the Brier score, with intervals by subject.
 
@@ -103,14 +103,15 @@ def evaluate_calibration(
         label: (N,) of 0 and 1.
         probability: (N,).
         subject: (N,).
+        weight: (N,) how much each counts; None: alike.
         **options: See `estimate_sums`.
     """
-    fit = calibration_fit(label, probability)
+    fit = calibration_fit(label, probability, weight)
     odds = logit(probability)
     known = not np.isnan(fit.slope)
     # The constant that belongs to the slope: no figure of its own, but the step needs it.
     columns = np.column_stack([np.ones(len(label)), odds])
-    line = fit_logistic(columns, label, np.ones(len(label))) if known else np.zeros(2)
+    line = fit_logistic(columns, label, np.ones(len(label)) if weight is None else weight) if known else np.zeros(2)
     chance = sigmoid(columns @ line)
     spread = chance * (1 - chance)
     large = sigmoid(odds + np.nan_to_num(fit.intercept))
@@ -129,11 +130,11 @@ def evaluate_calibration(
             }
         return figures | {f"brier/{name}": part for name, part in _brier_parts(sums[:, len(parts) :], _BINS).items()}
 
-    return estimate_sums(np.column_stack([*parts, brier]), metrics, subject, **options)
+    return estimate_sums(weigh(np.column_stack([*parts, brier]), weight), metrics, subject, **options)
 
 
 def evaluate_errors(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], **options: Any
+    label: Floats, probability: Floats, subject: NDArray[np.generic], weight: Floats | None = None, **options: Any
 ) -> dict[str, Estimate]:
     """`brier`, `log_loss` and `ece` alone, with intervals by subject: what changes when risks are mended.
 
@@ -141,6 +142,7 @@ def evaluate_errors(
         label: (N,) of 0 and 1.
         probability: (N,).
         subject: (N,).
+        weight: (N,) how much each counts; None: alike.
         **options: See `estimate_sums`.
     """
     gaps = np.eye(_BINS)[mass_bins(probability, _BINS)] * (probability - label)[:, None]
@@ -152,7 +154,8 @@ def evaluate_errors(
             gap = np.abs(sums[:, 3:]).sum(axis=1) / count
             return {"ece": gap, "brier": squared / count, "log_loss": logs / count}
 
-    return estimate_sums(np.column_stack([*errors, gaps]), metrics, subject, **options)
+    columns = np.column_stack([*errors, gaps])
+    return estimate_sums(weigh(columns, weight), metrics, subject, **options)
 
 
 class ReliabilityCurve(NamedTuple):
@@ -165,7 +168,13 @@ class ReliabilityCurve(NamedTuple):
     size: Floats
 
 
-def reliability(label: ArrayLike, probability: ArrayLike, bins: int = _BINS, minimum: int = 1) -> ReliabilityCurve:
+def reliability(
+    label: ArrayLike,
+    probability: ArrayLike,
+    bins: int = _BINS,
+    minimum: int = 1,
+    weight: Floats | None = None,
+) -> ReliabilityCurve:
     """The reliability curve over bins of equal mass, with 95% intervals (Wilson 1927).
 
     Args:
@@ -173,12 +182,17 @@ def reliability(label: ArrayLike, probability: ArrayLike, bins: int = _BINS, min
         probability: (N,).
         bins: As many, or fewer where that many would hold fewer predictions than `minimum`.
         minimum: See `bins`; bins that are smaller all the same are left out.
+        weight: (N,) how much each counts, above 0; a bin's interval is that of its effective number (Kish 1965).
     """
     count = len(np.asarray(label))
-    curve = reliability_curve(label, probability, bins=max(1, min(bins, count // max(minimum, 1))))
-    shown = curve.size >= minimum
-    low, high = wilson(curve.positive, curve.size)
-    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, curve.size)))
+    counts = np.ones(count) if weight is None else weight
+    used = max(1, min(bins, count // max(minimum, 1)))
+    curve, squares, plain = (
+        reliability_curve(label, probability, own, used) for own in (counts, counts**2, np.ones(count))
+    )
+    shown = plain.size >= minimum
+    low, high = wilson(curve.positive, curve.size**2 / squares.size)
+    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, plain.size)))
 
 
 def wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:

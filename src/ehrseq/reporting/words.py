@@ -6,8 +6,8 @@ _CAPTIONS = {
     "found (recall). A coin stays on the dashed line.",
     "calibration": "Observed share with the outcome, among predictions of similar risk. On the diagonal, risks are "
     "what they say. Below: how risks are spread.",
-    "usefulness": "Left: true alerts less false ones, at the exchange rate of the threshold. Where the model lies "
-    "above both other lines, it helps. Right: what acting on it costs.",
+    "usefulness": "True alerts less false ones, at the exchange rate of the threshold. Where the model lies above both "
+    "other lines, it helps. On the right, of a single outcome: what acting on it costs.",
     "alarms": "Left: events foretold in time, against how often it sounds; the dashed line is the chosen rule. "
     "Right: how many alarms are true.",
     "groups": "Each group with its interval, beside everybody (dashed).",
