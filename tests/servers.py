@@ -107,4 +107,6 @@ def mlflow_server(
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", str(files), *words]
-    return Server(*command, folder=folder, environment=environment)
+    # As `ehrseq ui` has it: without the processes that wait for jobs, which take most of the processor.
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Server(*command, folder=folder, environment=alone | dict(environment or {}))

@@ -57,7 +57,8 @@ def team(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         store = f"sqlite:///{folder / 'server.db'}"
     # Users live beside the runs, as docs/tracking.md has it.
     config = folder / "auth.ini"
-    config.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {store}\nadmin_username = admin\n")
+    lines = ("[mlflow]", "default_permission = READ", f"database_uri = {store}", "admin_username = admin")
+    config.write_text("\n".join([*lines, "auth_cache_ttl_seconds = 60"]))
     with Server(sys.executable, "-m", "moto.server", "-p", "{port}", folder=folder, answers="/moto-api/") as s3:
         keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "us-east-1"}
         client = boto3.client("s3", endpoint_url=s3.uri, **keys)
@@ -132,7 +133,7 @@ def check_complete(team: Team, experiment: str, files: str) -> None:
 def test_what_a_password_kept_back_is_sent_with_the_right_one(
     password: str | None, said: str, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = f"password-{password}"
+    experiment = "wrong" if password else "missing"
     sign_in(monkeypatch, "researcher" if password else None, password)
     tracker, warnings = record(tmp_path, team, experiment)
     assert len(warnings) == 1

@@ -31,8 +31,12 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
 
 
 def ui_environment() -> dict[str, str]:
-    """The environment of the UI: nothing of what is looked at is reported to anybody."""
-    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | os.environ
+    """The environment of the UI: nothing of what is looked at is reported to anybody, and nothing waits for jobs.
+
+    MLflow's jobs judge language models; the processes that wait for them take most of what the UI does.
+    """
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    return quiet | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
 
 
 def pages(uri: str, server: str) -> dict[str, str]:
