@@ -183,7 +183,7 @@ def draw_usefulness(shown: Sequence[Shown], level: float, path: Path) -> None:
     said = "Decision curve: net benefit by threshold" + ("; alerts and number needed to evaluate" if alone else "")
     with new_charts(path, said, len(shown), 9 if alone else 4.8, 4) as places:
         for place, (scored, findings) in zip(places, shown, strict=True):
-            left, *right = np.atleast_1d(place.subplots(1, 2 if alone else 1))
+            left, *right = place.subplots(1, 2 if alone else 1, squeeze=False)[0]
             _decision(left, scored, findings.tables["decision_curve"], level)
             left.set(title=short(scored.name) or "Decision curve")
             for axes in right:

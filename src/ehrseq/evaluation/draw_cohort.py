@@ -30,7 +30,8 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
     with new_chart(path, "The cohort: flow and missingness", 10, height) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
         left.set_axis_off()
-        left.set(xlim=(0, 1), ylim=(len(boxes) + 1.2, -0.5))
+        # A step of the flow is about an inch, however many codes stand beside it.
+        left.set(xlim=(0, 1), ylim=(max(len(boxes) + 1.2, height - 1.5), -0.5))
         left.set_title("From records to predictions")
         style = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": BLUE}
         for number, words in enumerate(boxes):

@@ -70,7 +70,7 @@ def apply_calibrators(target: Target, calibrators: Calibrators, method: str, pre
 def mend_all(target: Target, calibrators: Calibrators, prediction: Floats) -> dict[str, Floats]:
     """Predictions (M, P) mended in each way; nan where it was not fitted."""
     fitted = {method for methods in calibrators.values() for method in methods}
-    found = {}
+    found: dict[str, Floats] = {}
     for method in (method for method in METHODS if method in fitted):
         found[method] = np.full_like(prediction, np.nan)
         for name, _, columns in _risks(target):

@@ -1,5 +1,6 @@
 """The yes-or-no questions of every kind of target, each looked at as a risk of its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ehrseq.evaluation.binary import compare_calibration, evaluate_operating_poi
 from ehrseq.evaluation.findings import Findings, Scored, stacked
 from ehrseq.evaluation.pictures import draw_risks
 from ehrseq.evaluation.risks import Risk, Rows, risks_of, score_risks
-from ehrseq.metrics import evaluate_binary
+from ehrseq.metrics import Estimate, evaluate_binary
 from ehrseq.metrics.calibration import evaluate_calibration, evaluate_errors, reliability
 from ehrseq.metrics.survival import known_weights
 from ehrseq.metrics.thresholds import evaluate_thresholds, sensitivity_threshold, youden_threshold
@@ -105,16 +106,18 @@ def test_a_weight_is_as_many_predictions() -> None:
     label, risk, _ = draw(3, 200, ties=True)
     count = np.random.default_rng(0).integers(1, 4, 200)
     subject = np.arange(200) // 2
-    often = [np.repeat(part, count) for part in (label, risk, subject)]
+    labels, risks, subjects = np.repeat(label, count), np.repeat(risk, count), np.repeat(subject, count)
     weight = count.astype(np.float64)
     thresholds = {"a": 0.2, "b": 0.5, "c": float("nan")}
     grid = np.array([0.1, 0.3])
-    assert youden_threshold(label, risk, weight) == youden_threshold(*often[:2])
+    assert youden_threshold(label, risk, weight) == youden_threshold(labels, risks)
     for share in (0.5, 0.9, 1.0):
-        assert sensitivity_threshold(label, risk, share, weight) == sensitivity_threshold(*often[:2], share)
-    for metrics, more in ((evaluate_thresholds, (thresholds,)), (evaluate_calibration, ()), (evaluate_errors, ())):
-        one = metrics(label, risk, subject, *more, weight=weight, **OPTIONS)  # type: ignore[operator]
-        other = metrics(*often, *more, **OPTIONS)  # type: ignore[operator]
+        assert sensitivity_threshold(label, risk, share, weight) == sensitivity_threshold(labels, risks, share)
+    metrics: list[tuple[Callable[..., dict[str, Estimate]], list[Any]]]
+    metrics = [(evaluate_thresholds, [thresholds]), (evaluate_calibration, []), (evaluate_errors, [])]
+    for evaluate, more in metrics:
+        one = evaluate(label, risk, subject, *more, weight=weight, **OPTIONS)
+        other = evaluate(labels, risks, subjects, *more, **OPTIONS)
         for name in one:
             if "brier/" in name or name == "ece":  # bins of equal mass are others
                 continue
@@ -122,13 +125,13 @@ def test_a_weight_is_as_many_predictions() -> None:
             assert one[name].ci_low == pytest.approx(other[name].ci_low, abs=1e-9), name
             assert one[name].ci_high == pytest.approx(other[name].ci_high, abs=1e-9), name
     ranked = evaluate_binary(label, risk, subject, weight=weight, **OPTIONS)
-    again = evaluate_binary(*often, **OPTIONS)
+    again = evaluate_binary(labels, risks, subjects, **OPTIONS)
     for name in ("auroc", "auprc", "brier", "log_loss", "prevalence"):
         assert ranked[name].value == pytest.approx(again[name].value, abs=1e-9)
         assert ranked[name].ci_low == pytest.approx(again[name].ci_low, abs=1e-9)
     assert ranked["auroc"].value == pytest.approx(reference.roc_auc_score(label, risk, sample_weight=weight), abs=1e-9)
     curve = decision_curve(label, risk, subject, grid, weight=weight, **OPTIONS)
-    for mine, theirs in zip(curve, decision_curve(*often, grid, **OPTIONS), strict=True):
+    for mine, theirs in zip(curve, decision_curve(labels, risks, subjects, grid, **OPTIONS), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-9)
 
 
