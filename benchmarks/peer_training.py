@@ -31,13 +31,22 @@ from ehrseq.workflows import experiment, prepare
 RESULT = Path(__file__).parent / "results" / "peer_training.json"
 PEERS = Path(__file__).parent / "peers"
 HIDDEN, BATCH = 64, 64
+# The networks as the peers build them: the last state is read, and nothing learns beside it. What is dropped out
+# is our own business, as the peers have theirs.
 ALONE = [
-    "model.summary=null",
-    "model.next_values=null",
-    "explain=none",
-    "trainer.patience=null",
-    "evaluate.replicates=0",
+    *("model.summary=null", "model.next_values=null", "model/pooling=last", "model.embedding.statics=none"),
+    *("model.embedding.dropout=0", "optim.weight_averaging=null", "trainer.gradient_clip=null"),
+    *("explain=none", "trainer.patience=null", "evaluate.replicates=0"),
 ]
+OWN = {
+    "gru_d": [],
+    # PyHealth projects each step on the size of the state.
+    "lstm": [
+        "model.embedding.features=[value,observed]",
+        "model.embedding.input_dropout=0",
+        f"model.embedding.projection={HIDDEN}",
+    ],
+}
 
 
 def arrays(words: list[str], target: Path) -> tuple[Store, NDArray[np.float32]]:
@@ -89,7 +98,8 @@ def main() -> None:
                 continue
             found: dict[str, list[tuple[float, float]]] = {"ehrseq": [], "peer": []}
             for number in range(options.rounds):
-                words = [*source, f"model={model}", f"model.encoder.hidden_size={HIDDEN}", f"seed={number + 1}"]
+                words = [*source, f"model={model}", *OWN[model], f"model.encoder.hidden_size={HIDDEN}"]
+                words.append(f"seed={number + 1}")
                 found["ehrseq"].append(ours(words, options.epochs, folder / f"{model}{number}"))
                 command = [python, PEERS / script, folder / "arrays.npz", options.epochs, HIDDEN, BATCH]
                 done = subprocess.run(

@@ -10,11 +10,18 @@ from pathlib import Path
 
 _PRELOAD = [
     "ehrseq.cli",
+    "ehrseq.explain",
+    "ehrseq.training.fit",
+    "ehrseq.workflows.experiment",
+    "ehrseq.workflows.explain",
+    "ehrseq.workflows.predict",
     "ehrseq.workflows.summary",
+    "hydra",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
+    "sqlalchemy.dialects.sqlite",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_PRELOAD)

@@ -71,8 +71,9 @@ class DecayedGridEmbedding(Embedding):
             Embedded steps, (B, T, D).
         """
         delta = hours_since_previous(hours_since, hours_before).to(values.dtype) / self.time_unit_hours
-        gamma = torch.exp(-torch.relu(self.weight * delta + self.bias))
-        parts = [torch.where(observed > 0, values, gamma * values), observed.to(values.dtype)]
+        gamma = torch.exp(-torch.relu(torch.addcmul(self.bias, self.weight, delta)))
+        seen = observed.to(values.dtype)
+        parts = [values * torch.lerp(gamma, torch.ones_like(gamma), seen), seen]
         if self.with_statics:
             parts.append(statics.to(values.dtype).unsqueeze(1).expand(-1, values.shape[1], -1))
         embedded: Tensor = self.dropout(torch.cat(parts, dim=-1))

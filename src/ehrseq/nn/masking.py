@@ -3,6 +3,8 @@
 Batches are padded on the right: of the T steps of history b, the first `lengths[b]` are real.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -83,9 +85,25 @@ def reverse_by_length(x: Tensor, lengths: Tensor) -> Tensor:
     batch, steps = x.shape[:2]
     position = torch.arange(steps, device=x.device).unsqueeze(0)
     source = torch.where(step_mask(lengths, steps), lengths.unsqueeze(1) - 1 - position, position)
-    # Whole rows of the flattened (B * T, ...) are copied: faster than gathering every number by its own index.
     rows = source + steps * torch.arange(batch, device=x.device).unsqueeze(1)
-    return x.flatten(0, 1).index_select(0, rows.flatten()).view_as(x)
+    reversed_: Tensor = _Reversal.apply(x, rows.flatten())  # type: ignore[no-untyped-call]
+    return reversed_
+
+
+class _Reversal(torch.autograd.Function):
+    """Copies whole rows of the flattened (B * T, ...), there and back; torch would add them up on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        """Rows in their new order."""
+        ctx.save_for_backward(rows)
+        return x.flatten(0, 1).index_select(0, rows).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The order is its own inverse."""
+        (rows,) = ctx.saved_tensors
+        return _Reversal.apply(grad, rows), None  # type: ignore[no-untyped-call]
 
 
 def last_state(hidden: Tensor, lengths: Tensor, bidirectional: bool = False) -> Tensor:

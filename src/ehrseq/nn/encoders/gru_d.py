@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from ehrseq.nn.checks import check_count, check_positive, check_probability
 from ehrseq.nn.dropout import Dropout
@@ -86,8 +87,13 @@ class GRUDEncoder(Encoder):
         weight = self.recurrent.weight
         delta = hours_since_previous(hours_since, hours_before) / self.time_unit_hours
         gamma = torch.exp(-torch.relu(self.decay(_steps_first(delta.to(x.dtype)))))
-        read = self.inputs(_steps_first(self.input_dropout(x)))
-        states = recur(read.to(weight.dtype), gamma.to(weight.dtype), weight)
+        steps = _steps_first(self.input_dropout(x))
+        read, bias, size = self.inputs.weight, self.inputs.bias, 2 * self.output_size
+        gates, candidate = (
+            functional.linear(steps, read[part], bias[part]).to(weight.dtype)
+            for part in (slice(None, size), slice(size, None))
+        )
+        states = recur(gates, candidate, gamma.to(weight.dtype), weight)
         hidden: Tensor = self.dropout(states.transpose(0, 1))
         return clear_padding(hidden, lengths)
 
@@ -101,18 +107,19 @@ class GRUDEncoder(Encoder):
         self.decay.bias.zero_()
 
 
-def recur(read: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
+def recur(gates: Tensor, candidate: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
     """Read all steps, with the names of the docstring of `GRUDEncoder`.
 
     Args:
-        read: W x + b of all gates, (T, B, 3 * H).
+        gates: W x + b of r and z, (T, B, 2 * H), overwritten.
+        candidate: W_n x + b_n, (T, B, H), overwritten.
         gamma: What is left of each state, (T, B, H).
-        weight: U of all gates, (3 * H, H).
+        weight: U and U_n, one above the other, (3 * H, H).
 
     Returns:
         Hidden states, (T, B, H).
     """
-    states: Tensor = _Recurrence.apply(read, gamma, weight)  # type: ignore[no-untyped-call]
+    states: Tensor = _Recurrence.apply(gates, candidate, gamma, weight)  # type: ignore[no-untyped-call]
     return states
 
 
@@ -120,20 +127,20 @@ class _Recurrence(torch.autograd.Function):
     """`recur` and its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, read: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, candidate: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
         """Read all steps, keeping what the way back needs."""
         size = gamma.shape[2]
-        to_gates, to_candidate = weight[: 2 * size].t(), weight[2 * size :].t()
-        faded, reset, candidate, hidden = (torch.empty_like(gamma) for _ in range(4))
-        gates = gamma.new_empty(*gamma.shape[:2], 2 * size)
+        # Products are added to what was read where it lies, and transposed weights side by side: a third quicker.
+        to_gates, to_candidate = weight[: 2 * size].t().contiguous(), weight[2 * size :].t().contiguous()
+        faded, reset, hidden = (torch.empty_like(gamma) for _ in range(3))
         before = torch.zeros_like(gamma[0])
-        for g, x_rz, x_n, s, rz, r, z, rs, n, h in zip(
-            gamma, *_views(read, 2 * size), faded, gates, *_views(gates, size), reset, candidate, hidden, strict=True
+        for g, rz, r, z, n, s, rs, h in zip(
+            gamma, gates, *_views(gates, size), candidate, faded, reset, hidden, strict=True
         ):
             torch.mul(g, before, out=s)
-            torch.addmm(x_rz, s, to_gates, out=rz).sigmoid_()
+            torch.addmm(rz, s, to_gates, out=rz).sigmoid_()
             torch.mul(r, s, out=rs)
-            torch.addmm(x_n, rs, to_candidate, out=n).tanh_()
+            torch.addmm(n, rs, to_candidate, out=n).tanh_()
             torch.lerp(s, n, z, out=h)
             before = h
         ctx.save_for_backward(gamma, weight, faded, gates, reset, candidate, hidden)
@@ -141,32 +148,32 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the three arguments."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The gradients of the four arguments."""
         gamma, weight, faded, gates, reset, candidate, hidden = ctx.saved_tensors
         size = gamma.shape[2]
         from_gates, from_candidate = weight[: 2 * size], weight[2 * size :]
-        r, z = gates[..., :size], gates[..., size:]
-        # What a gradient is multiplied with on its way through each gate, for all steps at once.
-        by_r, by_z, by_n = reset * (1 - r), (candidate - faded) * z * (1 - z), z * (1 - candidate.square())
-        d_read, d_faded = gamma.new_empty(*gamma.shape[:2], 3 * size), torch.empty_like(gamma)
-        d_rz, d_n = _views(d_read, 2 * size)
-        d_r, d_z = _views(d_rz, size)
-        d_reset, d_hidden = torch.empty_like(gamma[0]), torch.zeros_like(gamma[0])
-        each = (gamma, grad, r, 1 - z, by_r, by_z, by_n, d_rz, d_r, d_z, d_n, d_faded)
-        for g, dh, r_t, keep, br, bz, bn, drz, dr, dz, dn, ds in zip(
-            *(reversed(x.unbind()) for x in each), strict=True
-        ):
-            d_hidden += dh
+        r, z = _views(gates, size)
+        # What a gradient is multiplied with on its way through each gate, for all steps at once: s r (1 - r) and so on.
+        by_r = torch.ops.aten.sigmoid_backward(faded, r)
+        by_z = torch.ops.aten.sigmoid_backward(candidate - faded, z)
+        by_n = torch.ops.aten.tanh_backward(z, candidate)
+        d_gates, d_candidate, d_faded = torch.empty_like(gates), torch.empty_like(gamma), torch.empty_like(gamma)
+        d_reset, d_hidden, fading = torch.empty_like(gamma[0]), torch.empty_like(gamma[0]), torch.zeros_like(gamma[0])
+        after = torch.zeros_like(gamma[0])  # the gradient of the faded state of the step behind, and its gamma
+        each = (grad, gamma, r, z, by_r, by_z, by_n, d_gates, *_views(d_gates, size), d_candidate, d_faded)
+        for dh, g, r_t, z_t, br, bz, bn, drz, dr, dz, dn, ds in zip(*(reversed(x.unbind()) for x in each), strict=True):
+            torch.addcmul(dh, after, fading, out=d_hidden)
             torch.mul(d_hidden, bz, out=dz)
             torch.mul(d_hidden, bn, out=dn)
             torch.mm(dn, from_candidate, out=d_reset)
             torch.mul(d_reset, br, out=dr)
-            torch.mul(d_hidden, keep, out=ds).addcmul_(d_reset, r_t).addmm_(drz, from_gates)
-            torch.mul(ds, g, out=d_hidden)
+            torch.addcmul(d_hidden, d_hidden, z_t, value=-1, out=ds)
+            ds.addcmul_(d_reset, r_t).addmm_(drz, from_gates)
+            after, fading = ds, g
         before = torch.cat([torch.zeros_like(hidden[:1]), hidden[:-1]])
-        d_weight = torch.cat([_outer(d_rz, faded), _outer(d_n, reset)])
-        return d_read, d_faded * before, d_weight
+        d_weight = torch.cat([_outer(d_gates, faded), _outer(d_candidate, reset)])
+        return d_gates, d_candidate, d_faded.mul_(before), d_weight
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
