@@ -64,16 +64,14 @@ def compare_calibration(scored: Scored, used: str, config: Evaluate, options: Ma
         for metric in ("calibration_slope", "calibration_intercept", "ece", "brier", "log_loss"):
             row |= columns_of_estimate(metric, own[metric])
         rows.append(row)
-    curves = [reliability_table(scored.label, risk, name, config, scored.weight) for name, risk in ways.items()]
+    curves = [_reliability_table(scored, risk, name, config) for name, risk in ways.items()]
     tables = {"calibration": pl.DataFrame(rows, infer_schema_length=None), "reliability": pl.concat(curves)}
     return Findings({}, tables)
 
 
-def reliability_table(
-    label: Floats, risk: Floats, name: str, config: Evaluate, weight: Floats | None = None
-) -> pl.DataFrame:
+def _reliability_table(scored: Scored, risk: Floats, name: str, config: Evaluate) -> pl.DataFrame:
     """The reliability curve as a table; bins hold at least the smallest group that may be shown."""
-    curve = reliability(label, risk, minimum=config.min_group, weight=weight)
+    curve = reliability(scored.label, risk, minimum=config.min_group, weight=scored.weight, subject=scored.subject)
     return pl.DataFrame(
         {
             "recalibration": pl.Series([name] * len(curve.size), dtype=pl.String),

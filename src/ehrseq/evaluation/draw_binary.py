@@ -109,7 +109,7 @@ def draw_calibration(shown: Sequence[Shown], minimum: int, path: Path) -> None:
 
     Args:
         shown: With the tables `calibration` and `reliability`.
-        minimum: The fewest predictions that make a bar.
+        minimum: The fewest subjects that make a bar.
         path: PNG to write.
     """
     words = [_line_of(findings.tables["calibration"]) for _, findings in shown]
@@ -119,7 +119,8 @@ def draw_calibration(shown: Sequence[Shown], minimum: int, path: Path) -> None:
             _reliability(axes, findings.tables)
             axes.set(title=_title("Calibration", scored, said))
             for kind, color, name in ((0, GREY, "without outcome"), (1, PURPLE, "with outcome")):
-                heights, edges = _density(scored.risk[scored.label == kind], minimum)
+                own = scored.label == kind
+                heights, edges = _density(scored.risk[own], len(np.unique(scored.subject[own])), minimum)
                 strip.stairs(heights, edges, color=color, fill=True, alpha=0.55, label=name)
             strip.set(xlabel="predicted risk", ylabel="density", ylim=(0, None))
             strip.legend(loc="upper right", fontsize=8, ncols=2)
@@ -162,9 +163,9 @@ def _reliability(axes: "Axes", tables: Mapping[str, pl.DataFrame]) -> None:
     axes.set(ylabel="observed share with the outcome", xlim=(0, edge), ylim=(0, edge))
 
 
-def _density(risk: Floats, minimum: int) -> tuple[Floats, Floats]:
+def _density(risk: Floats, people: int, minimum: int) -> tuple[Floats, Floats]:
     """How dense risks lie, (K,), between edges (K + 1,): in bars of equal mass, none of which is of a few persons."""
-    bars = min(_BARS, len(risk) // max(minimum, 1))
+    bars = min(_BARS, people // max(minimum, 1))
     edges = np.unique(np.quantile(risk, np.linspace(0, 1, bars + 1))) if bars else np.array([0.0, 1.0])
     if len(edges) < 2:
         return np.zeros(1), np.array([0.0, 1.0])

@@ -53,11 +53,10 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
                 (line,) = axes.plot(value[chosen], place[chosen], marker, color=color, ms=5, label=label)
                 names = own.filter(pl.Series(chosen))
                 tell(line, [_words(item, name, title) for item in names.iter_rows(named=True)])
+            beside = {"transform": axes.get_yaxis_transform(), "color": GREY, "fontsize": 8, "va": "center"}
             for at, item in zip(rows, own.iter_rows(named=True), strict=True):
                 if item[name] is None:
-                    axes.text(
-                        0.03, at, _absent(item), transform=axes.get_yaxis_transform(), color=GREY, fontsize=8, va="center"
-                    )
+                    axes.text(0.03, at, _absent(item), **beside)
             middle = 0.0 if name.endswith("_gap") else overall.get(name)
             if middle is not None:
                 axes.axvline(middle, color=GREY, lw=1, ls="--")

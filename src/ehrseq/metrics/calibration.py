@@ -174,25 +174,41 @@ def reliability(
     bins: int = _BINS,
     minimum: int = 1,
     weight: Floats | None = None,
+    subject: NDArray[np.generic] | None = None,
 ) -> ReliabilityCurve:
     """The reliability curve over bins of equal mass, with 95% intervals (Wilson 1927).
+
+    Where predictions are of the same subject, or count differently, the interval is that of as many independent ones as
+    would vary as much (Kish 1965; Dean and Pagano 2015).
 
     Args:
         label: (N,) of 0 and 1.
         probability: (N,).
         bins: As many, or fewer where that many would hold fewer predictions than `minimum`.
-        minimum: See `bins`; bins that are smaller all the same are left out.
-        weight: (N,) how much each counts, above 0; a bin's interval is that of its effective number (Kish 1965).
+        minimum: See `bins`; bins of fewer subjects are left out.
+        weight: (N,) how much each counts, above 0; None: alike.
+        subject: (N,) whose prediction each is; None: of another one each.
     """
-    count = len(np.asarray(label))
-    counts = np.ones(count) if weight is None else weight
+    labels, risks = np.asarray(label, np.float64), np.asarray(probability, np.float64)
+    count = len(labels)
+    weights = np.ones(count) if weight is None else weight
+    who = np.arange(count) if subject is None else np.unique(subject, return_inverse=True)[1]
     used = max(1, min(bins, count // max(minimum, 1)))
-    curve, squares, plain = (
-        reliability_curve(label, probability, own, used) for own in (counts, counts**2, np.ones(count))
-    )
-    shown = plain.size >= minimum
-    low, high = wilson(curve.positive, curve.size**2 / squares.size)
-    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, plain.size)))
+    curve = reliability_curve(labels, risks, weights, used)
+    number = np.unique(mass_bins(risks, used), return_inverse=True)[1]
+    # The subjects of each bin, and by how much the outcomes of each are more than the share there.
+    cells, cell = np.unique(number * max(count, 1) + who, return_inverse=True)
+    place = cells // max(count, 1)
+    excess = np.bincount(cell, weights * (labels - curve.positive[number]), minlength=len(cells))
+    people, spread = (np.bincount(place, part, minlength=len(curve.size)) for part in (None, excess**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = curve.positive * (1 - curve.positive) * curve.size**2 / spread
+    # Of outcomes that are all the same nothing varies: then each subject counts once.
+    effective = np.where(spread > 0, alike, people)
+    predictions = np.bincount(number, minlength=len(curve.size)).astype(np.float64)
+    shown = people >= minimum
+    low, high = wilson(curve.positive, effective)
+    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, predictions)))
 
 
 def wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:

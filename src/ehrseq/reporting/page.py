@@ -216,6 +216,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
             if low is None or high is None:
                 return f"{value:.3f}"
             return f"{value:.3f} ({low:.3f} to {high:.3f})"
+        case str() if column == "rule":
+            return column_in_words(value)
         case _:
             return str(value)
 

@@ -20,6 +20,10 @@ _CAPTIONS = {
     "cohort_attention": "Where the attention lies, by time before the prediction and predicted risk.",
 }
 _COLUMNS = {
+    "at_budget": "alert budget",
+    "at_sensitivity": "fixed sensitivity",
+    "at_utility": "best utility",
+    "at_youden": "Youden",
     "alert_rate": "share that alerts",
     "alarm_precision": "alarms that are true",
     "alarms_per_day": "sounding alarms a patient-day",
@@ -58,7 +62,7 @@ def caption_of(figure: str) -> str:
 
 
 def column_in_words(column: str) -> str:
-    """The heading of a column."""
+    """The heading of a column, or a rule by which a threshold is chosen."""
     if column.startswith("event_recall_"):
         return f"caught {column.removeprefix('event_recall_').removesuffix('h')} h before"
     return _COLUMNS.get(column, column.replace("_", " "))

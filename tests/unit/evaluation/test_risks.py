@@ -20,6 +20,7 @@ from ehrseq.evaluation.pictures import draw_risks
 from ehrseq.evaluation.risks import Risk, Rows, risks_of, score_risks
 from ehrseq.metrics import Estimate, evaluate_binary
 from ehrseq.metrics.calibration import evaluate_calibration, evaluate_errors, reliability
+from ehrseq.metrics.intervals import Draws
 from ehrseq.metrics.survival import known_weights
 from ehrseq.metrics.thresholds import evaluate_thresholds, sensitivity_threshold, youden_threshold
 from ehrseq.metrics.usefulness import decision_curve
@@ -148,6 +149,27 @@ def test_bins_of_weighted_risks() -> None:
     plain = reliability(label, risk, bins=4, weight=np.full(400, 2.5))
     for mine, theirs in zip(plain, reliability(label, risk, bins=4), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+def test_bins_of_repeated_predictions_are_as_sure_as_their_subjects() -> None:
+    random = np.random.default_rng(2)
+    # What a subject's twelve predictions have in common is more than what tells them apart.
+    people = np.repeat(np.arange(150), 12)
+    odds = np.repeat(random.normal(-0.5, 1, 150), 12)
+    label = (random.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+    risk = np.full(len(odds), 0.4)
+    curve = reliability(label, risk, subject=people)
+    drawn = [np.average(label, weights=weights)
+             for chunk in Draws(people, 2000, 0) for weights in chunk]  # fmt: skip
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert curve.low[0] == pytest.approx(low, abs=0.01)
+    assert curve.high[0] == pytest.approx(high, abs=0.01)
+    alone = reliability(label, risk)
+    assert (curve.high - curve.low)[0] > 1.5 * (alone.high - alone.low)[0]
+    # Twelve predictions of one person are of one person.
+    assert len(reliability(label[:12], risk[:12], minimum=11, subject=people[:12]).size) == 0
+    same = reliability(np.zeros(24), np.full(24, 0.1), subject=np.arange(24) // 12)
+    assert same.high[0] == pytest.approx(reliability(np.zeros(2), np.full(2, 0.1)).high[0])
 
 
 def examine(scored: Scored, config: Evaluate) -> Findings:
