@@ -93,7 +93,7 @@ QUESTIONS = {
     "multiclass": ["high", "low", "middle"],
     "multilabel": ["is_high", "is_low"],
     "ordinal": ["from 75", "from 85", "from 95"],
-    "survival": [f"{cause} {edge}h" for cause in ("death", "discharge") for edge in (24, 72)],
+    "survival": [f"{cause} by {edge} h" for cause in ("death", "discharge") for edge in (24, 72)],
 }
 
 

@@ -118,11 +118,14 @@ def draw_calibration(shown: Sequence[Shown], minimum: int, path: Path) -> None:
             axes, strip = place.subplots(2, 1, sharex=True, height_ratios=[4, 1])
             _reliability(axes, findings.tables)
             axes.set(title=_title("Calibration", scored, said))
+            tallest = [1e-9]
             for kind, color, name in ((0, GREY, "without outcome"), (1, PURPLE, "with outcome")):
                 own = scored.label == kind
                 heights, edges = _density(scored.risk[own], len(np.unique(scored.subject[own])), minimum)
+                tallest.append(float(heights.max()))
                 strip.stairs(heights, edges, color=color, fill=True, alpha=0.55, label=name)
-            strip.set(xlabel="predicted risk", ylabel="density", ylim=(0, None))
+            # The legend stands above the bars.
+            strip.set(xlabel="predicted risk", ylabel="density", ylim=(0, 1.6 * max(tallest)))
             strip.legend(loc="upper right", fontsize=8, ncols=2)
 
 

@@ -99,7 +99,7 @@ def _by_time(target: SurvivalTarget, truth: Floats, prediction: Floats, prefix: 
             label, weight = np.full(len(truth), np.nan), np.zeros(len(truth))
             label[known], weight[known] = known_weights(truth[known, 0], truth[known, 1], number + 1, edge)
             label[weight == 0] = np.nan
-            name = f"{edge:g}h" if len(target.causes) == 1 else f"{cause} {edge:g}h"
+            name = f"by {edge:g} h" if len(target.causes) == 1 else f"{cause} by {edge:g} h"
             found.append(Risk(prefix, name, label, prediction[:, place], weight))
     return found
 

@@ -24,7 +24,7 @@ from ehrseq.evaluation.binary import (
 from ehrseq.evaluation.cohort import attrition_table, describe_cohort, history_hours, missingness
 from ehrseq.evaluation.findings import Findings, Scored
 from ehrseq.evaluation.groups import evaluate_subgroups
-from ehrseq.evaluation.pictures import draw_risks
+from ehrseq.evaluation.pictures import draw_by_group, draw_risks
 from ehrseq.evaluation.statics import AGE, group_by_statics, group_by_time, read_statics
 from ehrseq.metrics import evaluate_predictions
 from ehrseq.metrics.logistic import sigmoid
@@ -135,7 +135,7 @@ def test_the_cohort_is_counted_right_and_small_cells_are_hidden(prepared: prepar
     assert flow["left_out"].to_list() == [None, None, 397]
 
 
-def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Evaluate) -> None:
+def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Evaluate, tmp_path: Path) -> None:
     from ehrseq.metrics.groups import Grouping
 
     number = np.where(np.arange(800) < 6, 0, 1 + np.arange(800) % 3)
@@ -147,6 +147,8 @@ def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Eva
     hidden = table.filter(~pl.col("shown")).drop("variable", "group", "shown", "flags")
     assert hidden.null_count().row(0) == (2,) * hidden.width
     assert {"groups/flagged", "groups/auroc_lowest", "groups/auroc_gap_widest"} == set(found.metrics)
+    draw_by_group(table, found.metrics, tmp_path)
+    assert (tmp_path / "groups.svg").read_text().count(">hidden<") == 2 * 3  # two groups, three panels
 
 
 def test_recalibration_is_compared_and_thresholds_are_tabled(scored: Scored, config: Evaluate) -> None:
@@ -161,6 +163,8 @@ def test_recalibration_is_compared_and_thresholds_are_tabled(scored: Scored, con
     points = evaluate_operating_points(scored, config, OPTIONS)
     assert points.metrics["at_sensitivity/sensitivity"].value >= 0.9  # type: ignore[operator]
     assert points.metrics["at_budget/alert_rate"].value <= 0.1  # type: ignore[operator]
+    alarms = table_in_words("alarms", pl.DataFrame({"rule": ["at_budget", "at_utility"], "threshold": [0.1, 0.2]}))
+    assert alarms.columns == ["rule", "alert budget", "best utility"]
     words = table_in_words("thresholds", points.tables["thresholds"])
     assert words.columns[0] == "rule"
     assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", words.rows[1][1])

@@ -75,10 +75,10 @@ def test_what_each_kind_of_target_is_asked() -> None:
     np.testing.assert_array_equal(several["unit_q"].risk, told[:, 2])
     assert ask({"kind": "regression"}) == {}
     edges = ask({"kind": "survival", "edges": [24, 48]}, np.array([[10.0, 1], [30, 0], [60, 0], [np.nan, np.nan]]))
-    assert list(edges) == ["24h", "48h"]
-    np.testing.assert_array_equal(edges["24h"].label, [1, 0, 0, np.nan])
-    np.testing.assert_array_equal(edges["48h"].label, [1, np.nan, 0, np.nan])  # nobody knows of the second
-    np.testing.assert_array_equal(edges["48h"].weight, [1, 0, 2, 0])
+    assert list(edges) == ["by 24 h", "by 48 h"]
+    np.testing.assert_array_equal(edges["by 24 h"].label, [1, 0, 0, np.nan])
+    np.testing.assert_array_equal(edges["by 48 h"].label, [1, np.nan, 0, np.nan])  # nobody knows of the second
+    np.testing.assert_array_equal(edges["by 48 h"].weight, [1, 0, 2, 0])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -207,7 +207,7 @@ def test_times_to_an_event_are_drawn_and_tabled(config: Evaluate, tmp_path: Path
     scored = score_risks(asked, asked, {}, asked, rows(), config.model_copy(update={"outcomes": 2}))
     found = [(item, examine(item, config)) for item in scored]
     draw_risks(found, "at_budget", config, tmp_path)
-    names = ["death 24h", "death 60h"]
+    names = ["death by 24 h", "death by 60 h"]
     for picture in ("roc", "precision_recall", "calibration", "usefulness"):
         drawn = (tmp_path / f"{picture}.svg").read_text()
         assert all(name in drawn for name in names), picture
