@@ -9,6 +9,7 @@ two million subjects. Nominal coverage is 95%.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def draw(random: np.random.Generator, subjects: int) -> tuple[Floats, Floats, ND
 def figures(
     label: Floats, risk: Floats, subject: NDArray[np.int64], replicates: int, seed: int, stratified: bool
 ) -> dict[str, Estimate]:
-    options = {"replicates": replicates, "seed": seed, "level": 0.95}
+    options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": 0.95}
     strata = label if stratified else None
     found = evaluate_binary(label, risk, subject, replicates=replicates, seed=seed, stratified=stratified)
     found |= evaluate_calibration(label, risk, subject, **options, strata=strata)

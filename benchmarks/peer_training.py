@@ -115,8 +115,10 @@ def main() -> None:
                 "held_out_auroc": {side: [score for _, score in runs] for side, runs in found.items()},
             }
             print(model, rows[model], flush=True)
-    facts = {"device": f"{platform.machine()} CPU", "threads": options.threads, "hidden": HIDDEN, "batch": BATCH}
-    write_json(RESULT, {**facts, "epochs": options.epochs, "models": rows})
+    told = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    told |= {"device": f"{platform.machine()} CPU", "hidden": HIDDEN, "batch": BATCH}
+    told[f"{options.threads} threads"] = {"epochs": options.epochs, "models": rows}
+    write_json(RESULT, told)
     print(pl.DataFrame([{"model": name, "ratio": row["ratio"]} for name, row in rows.items()]))
 
 

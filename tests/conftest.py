@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from forked import run_forked
+from servers import free_port
 
 # Tests that run side by side have a core each; more threads would only be in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,23 +39,20 @@ def ehrseq() -> Command:
     return run
 
 
-TINY = (
-    *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
-    *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
-)
-
-
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Settings of a training that takes seconds."""
-    return TINY
+    return (
+        *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
+        *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
+    )
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, ehrseq: Command, tiny: tuple[str, ...]) -> Path:
     """A working folder in which `ehrseq train` was run on a little synthetic data."""
     folder = tmp_path_factory.mktemp("trained")
-    done = ehrseq("train", *TINY, cwd=folder)
+    done = ehrseq("train", *tiny, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -82,9 +79,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
                 path.chmod(0o755)
         shutil.chown(folder, "nobody")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def call(*words: str | Path, check: bool = True) -> None:
         subprocess.run([*user, *words], check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -98,7 +93,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         call(*control, "-m", "immediate", "stop", check=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_database(postgres_server: str) -> Callable[[], str]:
     """Makes an empty database and gives its URL; MLflow and Optuna each need one of their own."""
     import psycopg

@@ -313,11 +313,15 @@ def config(overrides: tuple[str, ...], config_dir: Path | None, list_groups: boo
 @click.option("--host", default="127.0.0.1", show_default=True, help="The default is reachable from this machine only.")
 @_command
 def ui(overrides: tuple[str, ...], config_dir: Path | None, port: int, host: str) -> None:
-    """Open the MLflow UI on the runs of this folder (or of tracking.uri=...)."""
+    """Open the MLflow UI on the runs of this folder (or of tracking.uri=...); of a server, tell its pages."""
     from ehrseq.config.load import load_settings
-    from ehrseq.tracking.server import pages, ui_command, ui_environment
+    from ehrseq.tracking.server import has_pages, pages, ui_command, ui_environment
 
     uri, server = load_settings(overrides, config_dir).tracking.uri, f"http://{host}:{port}"
+    if has_pages(uri):
+        for name, page in pages(uri, uri.rstrip("/")).items():
+            click.echo(f"{name}: {page}")
+        return
     command = ui_command(uri, host, port)
     for name, page in pages(uri, server).items():
         click.echo(f"{name}: {page}", err=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
     from matplotlib.lines import Line2D
 
 # Okabe and Ito (2008): distinguishable with the common kinds of colour blindness and in grey.
@@ -27,6 +27,8 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
     "#F0E442",
     "#6B6B6B",
 )
+# Of several pictures of a kind: how many stand beside each other, and how large each is.
+_BESIDE, _SMALLER = 3, 0.85
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
@@ -97,6 +99,30 @@ def new_chart(path: Path, words: str, width: float = 6.0, height: float = 4.5) -
         text = text[text.index("<svg") :].replace("<svg ", begin, 1)
         text = re.sub(r"font: ([^;]*?)'DejaVu Sans'[^;\"]*", r"font: \1'DejaVu Sans', Verdana, sans-serif", text)
         path.with_suffix(".svg").write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_charts(path: Path, words: str, count: int, width: float, height: float) -> "Iterator[list[FigureBase]]":
+    """Places for so many pictures of a kind in one figure, a few beside each other; see `new_chart`.
+
+    Args:
+        path: PNG file to write.
+        words: What the figure shows.
+        count: How many.
+        width: Of one that is alone, inches; several are smaller.
+        height: Likewise.
+    """
+    columns = min(count, _BESIDE)
+    rows = -(-count // _BESIDE)
+    scale = 1.0 if count == 1 else _SMALLER
+    with new_chart(path, words, scale * width * columns, scale * height * rows) as figure:
+        places = [figure] if count == 1 else figure.subfigures(rows, columns, squeeze=False).flat
+        yield list(places)[:count]
+
+
+def short(name: str, longest: int = 30) -> str:
+    """A name that fits."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def tell(line: "Line2D", words: Sequence[str]) -> None:

@@ -9,18 +9,15 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
+
+from servers import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -94,32 +91,9 @@ def shown(chromium: Path, request: pytest.FixtureRequest, tmp_path_factory: pyte
         done = request.getfixturevalue("ehrseq")(*words, f"paths.runs={tmp_path_factory.mktemp('gru')}", cwd=folder)
         assert done.returncode == 0, done.stderr
     run = next(path.parent.parent for path in sorted((folder / "runs").glob("*/explain/verdict.json")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("ui") / "log"
-    with log.open("w") as file:
-        command = [str(EHRSEQ), "ui", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.3)
-        (table,) = re.findall(r"^\w+: (http\S+/runs\?\S+)$", log.read_text(), re.MULTILINE)
+    with Server(str(EHRSEQ), "ui", "--port", "{port}", folder=folder) as server:
+        (table,) = re.findall(r"^\w+: (http\S+/runs\?\S+)$", server.said(), re.MULTILINE)
         yield Shown(folder, run, table)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=2):
-            return True
-    except (URLError, OSError):
-        return False
 
 
 def open_table(page: "Page", table: str) -> None:

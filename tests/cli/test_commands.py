@@ -17,10 +17,6 @@ from sklearn.metrics import roc_auc_score
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 EHRSEQ = Path(sys.executable).parent / "ehrseq"
-TINY = (
-    *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
-    *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
-)
 
 
 def run_folder(folder: Path) -> Path:
@@ -162,9 +158,9 @@ def test_mlflow_holds_the_run(trained: Path) -> None:
     assert {item.dataset.digest for item in run.inputs.dataset_inputs} == {run.data.tags["ehrseq.store_digest"]}
 
 
-def test_the_same_again_does_nothing(ehrseq: Command, trained: Path) -> None:
+def test_the_same_again_does_nothing(ehrseq: Command, trained: Path, tiny: tuple[str, ...]) -> None:
     before = {path: path.stat().st_mtime_ns for path in run_folder(trained).rglob("*")}
-    done = ehrseq("train", *TINY, cwd=trained)
+    done = ehrseq("train", *tiny, cwd=trained)
     assert done.returncode == 0
     assert "is up to date" in done.stderr
     assert "epoch" not in done.stderr
@@ -172,7 +168,7 @@ def test_the_same_again_does_nothing(ehrseq: Command, trained: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in run_folder(trained).rglob("*")}
 
 
-def test_evaluate_and_explain_find_the_run(ehrseq: Command, trained: Path) -> None:
+def test_evaluate_and_explain_find_the_run(ehrseq: Command, trained: Path, tiny: tuple[str, ...]) -> None:
     metrics = (run_folder(trained) / "evaluate" / "metrics.json").read_text()
     by_folder = ehrseq("evaluate", f"run={run_folder(trained)}", "evaluate.replicates=20", cwd=trained)
     assert by_folder.returncode == 0, by_folder.stderr
@@ -180,10 +176,10 @@ def test_evaluate_and_explain_find_the_run(ehrseq: Command, trained: Path) -> No
     by_id = ehrseq("evaluate", f"run={mlflow_run_id(trained)}", cwd=trained)
     assert by_id.returncode == 0, by_id.stderr
     assert (run_folder(trained) / "evaluate" / "metrics.json").read_text() == metrics
-    by_words = ehrseq("explain", *TINY, "explain.timelines=2", cwd=trained)
+    by_words = ehrseq("explain", *tiny, "explain.timelines=2", cwd=trained)
     assert by_words.returncode == 0, by_words.stderr
     assert len(list((run_folder(trained) / "explain").glob("timeline_*.png"))) == 2
-    missing = ehrseq("evaluate", *TINY, "seed=77", cwd=trained)
+    missing = ehrseq("evaluate", *tiny, "seed=77", cwd=trained)
     assert missing.returncode == 1
     assert "have not been trained" in missing.stderr
     nowhere = ehrseq("evaluate", "run=nowhere", cwd=trained)

@@ -17,10 +17,6 @@ from ehrseq.workflows.runs import open_run
 from ehrseq.workflows.serving import ServedRun, example_events
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-TINY = (
-    *("source.n_subjects=600", "trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=50"),
-    *("explain.samples=16", "explain.judged=8", "explain.timelines=1"),
-)
 # Subjects are numbered 1000001 to 1000600 and predicted in 2020 or 2021. Whole numbers, not digits within a fraction.
 IDENTIFIER = re.compile(r"(?<![\d.])1000[0-6]\d\d(?!\d)")
 DATE = re.compile(r"202[01]-\d\d-\d\d")

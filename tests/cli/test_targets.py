@@ -89,6 +89,29 @@ CASES: dict[str, tuple[str, list[str], str, list[str]]] = {
 }
 
 
+QUESTIONS = {
+    "multiclass": ["high", "low", "middle"],
+    "multilabel": ["is_high", "is_low"],
+    "ordinal": ["from 75", "from 85", "from 95"],
+    "survival": [f"{cause} by {edge} h" for cause in ("death", "discharge") for edge in (24, 72)],
+}
+
+
+def check_questions(run: Path, kind: str) -> None:
+    """Each yes-or-no question has its thresholds, calibration and decision curve, and the report shows them."""
+    tables = run / "evaluate" / "tables"
+    if kind not in QUESTIONS:
+        assert not (tables / "thresholds.csv").exists()
+        return
+    for name in ("thresholds", "calibration", "reliability", "decision_curve"):
+        table = pl.read_csv(tables / f"{name}.csv", infer_schema_length=None)
+        assert table["outcome"].unique(maintain_order=True).to_list() == QUESTIONS[kind]
+    points = pl.read_csv(tables / "thresholds.csv", infer_schema_length=None)
+    assert points["sensitivity"].null_count() < points.height
+    page = (run / "report" / "report.html").read_text()
+    assert all(f"thresholds: {name}".replace("_", " ") in page for name in QUESTIONS[kind])
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_target_is_learned_scored_and_predicted(kind: str, ehrseq: Command, work: Path) -> None:
     labels, words, headline, names = CASES[kind]
@@ -102,6 +125,7 @@ def test_target_is_learned_scored_and_predicted(kind: str, ehrseq: Command, work
     # Chance is 0 for r2 and kappa, 0.5 for the others.
     assert found["value"] > (0.2 if headline in ("r2", "kappa") else 0.55)
     assert found["ci_low"] <= found["value"] <= found["ci_high"]
+    check_questions(run, kind)
     scored = pl.read_parquet(run / "evaluate" / "predictions.parquet")
     assert [name for name in scored.columns if name in names] == names
     output = work / f"{kind}.parquet"

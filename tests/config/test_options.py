@@ -91,6 +91,11 @@ MISTAKES = [
     (["model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["+model.encoder.hiden_size=3"], "unknown key 'model.encoder.hiden_size'; did you mean 'hidden_size'?"),
     (["source=physionet2012", "source.pth=x"], "unknown key 'source.pth'; did you mean 'path'?"),
+    (
+        ["tracking=server", "tracking.uri=https://me:word@mlflow.hospital"],
+        "tracking.uri: holds a password, which would be kept with the run; leave it out",
+    ),
+    (["tracking.uri='postgresql://me@host/mlflow?password=word'"], "tracking.uri: holds a password"),
     (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
     (["representation.aggregate=lst"], "representation.aggregate=lst is not possible; did you mean 'last'?"),
     (["trainer.accelerator=gpus"], "trainer.accelerator=gpus is not possible; did you mean 'gpu'?"),

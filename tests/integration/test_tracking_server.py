@@ -1,60 +1,18 @@
 """A tracking server that dies in the middle of a training: nothing stops, and nothing is lost."""
 
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from servers import mlflow_server
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 EHRSEQ = Path(sys.executable).parent / "ehrseq"
 EPOCHS = 4
-
-
-class Server:
-    """A real MLflow server on the loopback.
-
-    Args:
-        store: Where it keeps runs.
-        folder: Where it keeps files.
-    """
-
-    def __init__(self, store: str, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        self.command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", str(folder)]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(self.command, stdout=quiet, stderr=quiet, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except (URLError, OSError):
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.3)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.mark.parametrize("store", ["postgres", "sqlite"])
@@ -68,7 +26,7 @@ def test_a_training_outlives_its_server_and_sync_sends_the_rest(
         uri = f"sqlite:///{tmp_path / 'server.db'}"
     if store == "sqlite" and uri.startswith("postgres"):
         pytest.skip("proved on PostgreSQL")
-    server = Server(uri, tmp_path / "files")
+    server = mlflow_server(uri, tmp_path / "files", folder=tmp_path)
     server.start()
     try:
         words: tuple[str, ...] = (

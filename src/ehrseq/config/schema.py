@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ehrseq.config.address import Address
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.fit import find_misfit
 from ehrseq.config.section import Section
@@ -258,6 +259,7 @@ class Evaluate(Section):
     subgroups: tuple[str, ...] | None
     age_bands: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     min_group: PositiveInt
+    outcomes: PositiveInt
     alarms: Alarms
     figures: bool
     individuals: bool
@@ -326,7 +328,7 @@ class Tracking(Section):
     """Where MLflow keeps the run, and the name of the model in its registry, if it is to be there."""
 
     enabled: bool
-    uri: str
+    uri: Address
     experiment: Annotated[str, Field(min_length=1)]
     registry: Annotated[str, Field(pattern=r"^[^/:.%\"']+$")] | None
 

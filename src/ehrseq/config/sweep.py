@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
+from ehrseq.config.address import Address
 from ehrseq.config.composer import Composer
 from ehrseq.config.load import check, compose, compose_sweep, groups
 from ehrseq.config.messages import describe_fault
@@ -65,7 +66,7 @@ class Sweep(Section):
     pruner: Literal["median", "percentile", "halving", "hyperband", "none"] | None
     pruner_options: dict[str, Any]
     objectives: tuple[Annotated[str, Field(pattern=r"^(tuning|train|model)/[a-z_0-9]+$")], ...]
-    storage: str | None
+    storage: Address | None
     seed: NonNegativeInt
 
 

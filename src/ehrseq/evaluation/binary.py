@@ -9,7 +9,6 @@ import polars as pl
 from ehrseq.config.schema import Evaluate
 from ehrseq.evaluation.findings import Findings, Floats, Scored, columns_of_estimate
 from ehrseq.metrics.calibration import evaluate_calibration, evaluate_errors, reliability
-from ehrseq.metrics.recalibration import METHODS, Calibrator
 from ehrseq.metrics.thresholds import (
     POINT_METRICS,
     alert_threshold,
@@ -23,11 +22,11 @@ YOUDEN, SENSITIVITY, BUDGET = "at_youden", "at_sensitivity", "at_budget"
 _CURVE_POINTS = 60
 
 
-def choose_thresholds(label: Floats, risk: Floats, config: Evaluate) -> dict[str, float]:
+def choose_thresholds(label: Floats, risk: Floats, config: Evaluate, weight: Floats | None = None) -> dict[str, float]:
     """The thresholds of all rules, on the split where choices are made."""
     return {
-        YOUDEN: youden_threshold(label, risk),
-        SENSITIVITY: sensitivity_threshold(label, risk, config.sensitivity),
+        YOUDEN: youden_threshold(label, risk, weight),
+        SENSITIVITY: sensitivity_threshold(label, risk, config.sensitivity, weight),
         BUDGET: alert_threshold(risk, config.alert_budget),
     }
 
@@ -35,7 +34,8 @@ def choose_thresholds(label: Floats, risk: Floats, config: Evaluate) -> dict[str
 def evaluate_operating_points(scored: Scored, config: Evaluate, options: Mapping[str, Any]) -> Findings:
     """Metrics at each threshold, `at_<rule>/<metric>`, and the same as a table."""
     strata = scored.label if config.stratified else None
-    found = evaluate_thresholds(scored.label, scored.risk, scored.subject, scored.thresholds, **options, strata=strata)
+    given = scored.label, scored.risk, scored.subject, scored.thresholds, scored.weight
+    found = evaluate_thresholds(*given, **options, strata=strata)
     words = {
         YOUDEN: "greatest sensitivity + specificity",
         SENSITIVITY: f"sensitivity {config.sensitivity:g} on tuning",
@@ -50,28 +50,28 @@ def evaluate_operating_points(scored: Scored, config: Evaluate, options: Mapping
     return Findings(found, {"thresholds": pl.DataFrame(rows, infer_schema_length=None)})
 
 
-def compare_calibration(
-    scored: Scored, calibrators: Mapping[str, Calibrator], used: str, config: Evaluate, options: Mapping[str, Any]
-) -> Findings:
+def compare_calibration(scored: Scored, used: str, config: Evaluate, options: Mapping[str, Any]) -> Findings:
     """Calibration as the model gives its risks, and mended in each way that was fitted on `tuning`."""
-    ways = {"none": scored.raw} | {name: calibrators[name].apply(scored.raw) for name in METHODS if name in calibrators}
+    ways = {"none": scored.raw, **scored.mended}
+    used = used if used in ways else "none"
     strata = scored.label if config.stratified else None
     rows = []
     for name, risk in ways.items():
-        own = evaluate_errors(scored.label, risk, scored.subject, **options, strata=strata)
-        own |= evaluate_calibration(scored.label, risk, scored.subject, **options, strata=strata)
+        given = scored.label, risk, scored.subject, scored.weight
+        own = evaluate_errors(*given, **options, strata=strata)
+        own |= evaluate_calibration(*given, **options, strata=strata)
         row: dict[str, Any] = {"recalibration": name, "used": name == used}
         for metric in ("calibration_slope", "calibration_intercept", "ece", "brier", "log_loss"):
             row |= columns_of_estimate(metric, own[metric])
         rows.append(row)
-    curves = [reliability_table(scored.label, risk, name, config) for name, risk in ways.items()]
+    curves = [_reliability_table(scored, risk, name, config) for name, risk in ways.items()]
     tables = {"calibration": pl.DataFrame(rows, infer_schema_length=None), "reliability": pl.concat(curves)}
     return Findings({}, tables)
 
 
-def reliability_table(label: Floats, risk: Floats, name: str, config: Evaluate) -> pl.DataFrame:
+def _reliability_table(scored: Scored, risk: Floats, name: str, config: Evaluate) -> pl.DataFrame:
     """The reliability curve as a table; bins hold at least the smallest group that may be shown."""
-    curve = reliability(label, risk, minimum=config.min_group)
+    curve = reliability(scored.label, risk, minimum=config.min_group, weight=scored.weight, subject=scored.subject)
     return pl.DataFrame(
         {
             "recalibration": pl.Series([name] * len(curve.size), dtype=pl.String),
@@ -92,7 +92,8 @@ def evaluate_usefulness(scored: Scored, config: Evaluate, options: Mapping[str, 
     last = float(np.clip(np.ceil(top / unit) * unit, unit, 0.95))
     grid = np.linspace(min(0.01, last / _CURVE_POINTS), last, _CURVE_POINTS)
     strata = scored.label if config.stratified else None
-    curve = decision_curve(scored.label, scored.risk, scored.subject, grid, **options, strata=strata)
+    given = scored.label, scored.risk, scored.subject, grid, scored.weight
+    curve = decision_curve(*given, **options, strata=strata)
     frame = pl.DataFrame(
         {
             "threshold": curve.threshold,

@@ -94,8 +94,10 @@ def _characteristics(
         for category, words in zip([*everything, "unknown"], _share(cells, minimum), strict=True):
             if category != "unknown" or cells[-1]:
                 found[name, category] = words
-    begin, end = store.arrays.sample_begin[samples[first]], store.arrays.sample_end[samples[first]]
-    found["history, hours", "mean (SD)"] = _mean(history_hours(store, samples[first]), minimum)
+    # All that is known of a subject is the history of its last prediction.
+    last = samples[_last(subject)]
+    begin, end = store.arrays.sample_begin[last], store.arrays.sample_end[last]
+    found["history, hours", "mean (SD)"] = _mean(history_hours(store, last), minimum)
     found["history, events", "mean (SD)"] = _mean((end - begin).astype(np.float64), minimum)
     return found
 
@@ -117,8 +119,7 @@ def missingness(store: Store, split: str, minimum: int) -> pl.DataFrame:
     """
     samples = store.samples(split)
     subject = store.arrays.sample_subject[samples]
-    last = np.append(np.flatnonzero(np.diff(subject)), len(subject) - 1) if len(subject) else np.empty(0, np.int64)
-    samples = samples[last]
+    samples = samples[_last(subject)]
     having, events = np.zeros(len(store.codes), np.int64), np.zeros(len(store.codes), np.int64)
     for start in range(0, len(samples), _HISTORIES):
         part = samples[start : start + _HISTORIES]
@@ -148,6 +149,11 @@ def missingness(store: Store, split: str, minimum: int) -> pl.DataFrame:
             "events_a_subject": pl.Float64,
         },
     )
+
+
+def _last(subject: NDArray[np.generic]) -> NDArray[np.int64]:
+    """The places of each subject's last prediction, of (M,) that lie by subject and time."""
+    return np.append(np.flatnonzero(subject[1:] != subject[:-1]), len(subject) - 1) if len(subject) else np.arange(0)
 
 
 def _share(cells: NDArray[np.int64], minimum: int) -> list[str]:

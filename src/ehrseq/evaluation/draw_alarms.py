@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from ehrseq.evaluation.draw_binary import RULES
 from ehrseq.plotting import BLUE, GREEN, ORANGE, PURPLE, VERMILION, new_chart, tell
 
 if TYPE_CHECKING:
@@ -51,9 +52,13 @@ def draw_alarms(alarms: pl.DataFrame, rule: str, path: Path) -> None:
         left.set_ylim(0, 1.02)
         if chosen.height:
             left.annotate(
-                rule.replace("_", " "), (chosen["alarms_per_day"][0], 1.0), color=VERMILION, fontsize=8, ha="left",
+                _rule_in_words(rule), (chosen["alarms_per_day"][0], 1.0), color=VERMILION, fontsize=8, ha="left",
                 xytext=(3, 0), textcoords="offset points", va="top",
             )  # fmt: skip
+
+
+def _rule_in_words(rule: str) -> str:
+    return RULES[rule][0] if rule in RULES else "best utility"
 
 
 def _tell(line: "Line2D", table: pl.DataFrame, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ehrseq.plotting import BLUE, GREY, SKY, new_chart, tell
+from ehrseq.plotting import BLUE, GREY, SKY, new_chart, short, tell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,8 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
     with new_chart(path, "The cohort: flow and missingness", 10, height) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
         left.set_axis_off()
-        left.set(xlim=(0, 1), ylim=(len(boxes) + 1.2, -0.5))
+        # A step of the flow is about an inch, however many codes stand beside it.
+        left.set(xlim=(0, 1), ylim=(max(len(boxes) + 1.2, height - 1.5), -0.5))
         left.set_title("From records to predictions")
         style = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": BLUE}
         for number, words in enumerate(boxes):
@@ -44,7 +45,7 @@ def draw_cohort(tables: dict[str, pl.DataFrame], splits: dict[str, str], path: P
             left.text(
                 x, len(boxes), f"{name}\n{words}", ha="center", va="center", fontsize=8, bbox=style | {"ec": GREY}
             )
-        names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in codes["code"]]
+        names = [short(name, _LONGEST) for name in codes["code"]]
         place = np.arange(codes.height)
         share = 100 * codes["measured"].cast(pl.Float64).to_numpy()
         bound = codes["bound"].to_numpy()

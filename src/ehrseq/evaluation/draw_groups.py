@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 
 from ehrseq.evaluation.statics import CALENDAR, EVENTS, HISTORY, OVER_TIME
-from ehrseq.plotting import BLUE, GREY, VERMILION, new_chart, tell
+from ehrseq.plotting import BLUE, GREY, VERMILION, new_chart, short, tell
 
 _PANELS = (("auroc", "AUROC"), ("sensitivity", "sensitivity"), ("calibration_gap", "mean risk - observed"))
 _ROW = 0.27  # inches
-_LONGEST = 30
 
 
 def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Path) -> None:
@@ -34,7 +33,7 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
             labels.append((row, str(item["variable"]), True))
             variable, row = item["variable"], row + 1
         count = f"{item['subjects']:,}" if item["shown"] else "hidden"
-        labels.append((row, f"{_short(item['group'])} ({count})", False))
+        labels.append((row, f"{short(item['group'])} ({count})", False))
         rows.append(row)
         row += 1
     place = np.array(rows)
@@ -54,6 +53,10 @@ def draw_groups(groups: pl.DataFrame, overall: dict[str, float | None], path: Pa
                 (line,) = axes.plot(value[chosen], place[chosen], marker, color=color, ms=5, label=label)
                 names = own.filter(pl.Series(chosen))
                 tell(line, [_words(item, name, title) for item in names.iter_rows(named=True)])
+            beside = {"transform": axes.get_yaxis_transform(), "color": GREY, "fontsize": 8, "va": "center"}
+            for at, item in zip(rows, own.iter_rows(named=True), strict=True):
+                if item[name] is None:
+                    axes.text(0.03, at, _absent(item), **beside)
             middle = 0.0 if name.endswith("_gap") else overall.get(name)
             if middle is not None:
                 axes.axvline(middle, color=GREY, lw=1, ls="--")
@@ -90,24 +93,26 @@ def draw_over_time(groups: pl.DataFrame, overall: dict[str, float | None], path:
             tell(line, [_words(item, "auroc", "AUROC") for item in own.iter_rows(named=True)])
             if (middle := overall.get("auroc")) is not None:
                 axes.axhline(middle, color=GREY, lw=1, ls="--")
-            for number in np.flatnonzero(~own["shown"].to_numpy()):
-                axes.annotate("hidden", (number, 0.02), xycoords=("data", "axes fraction"), ha="center", color=GREY,
-                              fontsize=8)  # fmt: skip
+            for number, item in enumerate(own.iter_rows(named=True)):
+                if item["auroc"] is None:
+                    axes.annotate(_absent(item), (number, 0.02), xycoords=("data", "axes fraction"), ha="center",
+                                  color=GREY, fontsize=8)  # fmt: skip
             wide = max(len(str(group)) for group in own["group"]) * own.height > 40
             axes.set_xticks(place, own["group"].to_list(), rotation=30 if wide else 0, ha="right" if wide else "center")
             axes.set(title=f"AUROC by {titles[name]}", ylabel="AUROC", xlim=(-0.5, own.height - 0.5))
     return True
 
 
+def _absent(item: dict[str, object]) -> str:
+    """Why a group has no figure: it, or those in it with the outcome, are too few to be shown; or there is none."""
+    return "hidden" if not item["shown"] or item.get("positives", 0) is None else "undefined"
+
+
 def _words(item: dict[str, object], name: str, title: str) -> str:
     value, low, high = item[name], item[f"{name}_low"], item[f"{name}_high"]
     interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-    told = "hidden or undefined" if value is None else f"{value:.3f}{interval}"
+    told = _absent(item) if value is None else f"{value:.3f}{interval}"
     return f"{item['variable']} {item['group']}: {title} {told}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def has_groups(groups: pl.DataFrame) -> bool:

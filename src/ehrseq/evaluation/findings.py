@@ -1,6 +1,6 @@
 """What every aspect of an evaluation takes and gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,10 @@ class Scored:
         history_hours: (N,) from the first event to the prediction.
         thresholds: Chosen on `tuning`, by the name of the rule; nan where that was not possible.
         prefix: Of the names of all figures, where this is one of several targets.
+        name: Which of several outcomes of a target; empty where there is one.
+        weight: (N,) how much each counts; None: alike.
+        mended: (N,) risks mended in each way that was fitted on `tuning`.
+        rows: (N,) their places in the split.
     """
 
     label: Floats
@@ -35,6 +39,10 @@ class Scored:
     history_hours: Floats
     thresholds: Mapping[str, float]
     prefix: str = ""
+    name: str = ""
+    weight: Floats | None = None
+    mended: Mapping[str, Floats] = field(default_factory=dict)
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,19 @@ class Findings:
             {f"{prefix}{name}": value for name, value in self.metrics.items()},
             {f"{prefix}{name}": value for name, value in self.tables.items()},
         )
+
+
+def stacked(named: Sequence[tuple[str, Findings]]) -> Findings:
+    """The tables of several outcomes below each other, with a first column `outcome`; their metrics stay in these."""
+    tables = {}
+    for name in dict.fromkeys(name for _, findings in named for name in findings.tables):
+        own = [
+            findings.tables[name].select(pl.lit(outcome).alias("outcome"), pl.all())
+            for outcome, findings in named
+            if name in findings.tables
+        ]
+        tables[name] = pl.concat(own, how="vertical_relaxed")
+    return Findings({}, tables)
 
 
 def columns_of_estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ehrseq.metrics.binary import Floats, log_losses, mass_bins, reliability_curve
-from ehrseq.metrics.intervals import Estimate, estimate_sums
+from ehrseq.metrics.intervals import Estimate, estimate_sums, weigh
 from ehrseq.metrics.logistic import fit_logistic, logit, sigmoid
 
 _Z = 1.959963984540054  # 97.5% point of the normal distribution
@@ -92,7 +92,7 @@ def _brier_parts(sums: Floats, bins: int) -> dict[str, Floats]:
 
 
 def evaluate_calibration(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], **options: Any
+    label: Floats, probability: Floats, subject: NDArray[np.generic], weight: Floats | None = None, **options: Any
 ) -> dict[str, Estimate]:
     """Slope, intercept, ratio of observed to expected, and the parts of the Brier score, with intervals by subject.
 
@@ -103,14 +103,15 @@ def evaluate_calibration(
         label: (N,) of 0 and 1.
         probability: (N,).
         subject: (N,).
+        weight: (N,) how much each counts; None: alike.
         **options: See `estimate_sums`.
     """
-    fit = calibration_fit(label, probability)
+    fit = calibration_fit(label, probability, weight)
     odds = logit(probability)
     known = not np.isnan(fit.slope)
     # The constant that belongs to the slope: no figure of its own, but the step needs it.
     columns = np.column_stack([np.ones(len(label)), odds])
-    line = fit_logistic(columns, label, np.ones(len(label))) if known else np.zeros(2)
+    line = fit_logistic(columns, label, np.ones(len(label)) if weight is None else weight) if known else np.zeros(2)
     chance = sigmoid(columns @ line)
     spread = chance * (1 - chance)
     large = sigmoid(odds + np.nan_to_num(fit.intercept))
@@ -129,11 +130,11 @@ def evaluate_calibration(
             }
         return figures | {f"brier/{name}": part for name, part in _brier_parts(sums[:, len(parts) :], _BINS).items()}
 
-    return estimate_sums(np.column_stack([*parts, brier]), metrics, subject, **options)
+    return estimate_sums(weigh(np.column_stack([*parts, brier]), weight), metrics, subject, **options)
 
 
 def evaluate_errors(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], **options: Any
+    label: Floats, probability: Floats, subject: NDArray[np.generic], weight: Floats | None = None, **options: Any
 ) -> dict[str, Estimate]:
     """`brier`, `log_loss` and `ece` alone, with intervals by subject: what changes when risks are mended.
 
@@ -141,6 +142,7 @@ def evaluate_errors(
         label: (N,) of 0 and 1.
         probability: (N,).
         subject: (N,).
+        weight: (N,) how much each counts; None: alike.
         **options: See `estimate_sums`.
     """
     gaps = np.eye(_BINS)[mass_bins(probability, _BINS)] * (probability - label)[:, None]
@@ -152,7 +154,8 @@ def evaluate_errors(
             gap = np.abs(sums[:, 3:]).sum(axis=1) / count
             return {"ece": gap, "brier": squared / count, "log_loss": logs / count}
 
-    return estimate_sums(np.column_stack([*errors, gaps]), metrics, subject, **options)
+    columns = np.column_stack([*errors, gaps])
+    return estimate_sums(weigh(columns, weight), metrics, subject, **options)
 
 
 class ReliabilityCurve(NamedTuple):
@@ -165,20 +168,47 @@ class ReliabilityCurve(NamedTuple):
     size: Floats
 
 
-def reliability(label: ArrayLike, probability: ArrayLike, bins: int = _BINS, minimum: int = 1) -> ReliabilityCurve:
+def reliability(
+    label: ArrayLike,
+    probability: ArrayLike,
+    bins: int = _BINS,
+    minimum: int = 1,
+    weight: Floats | None = None,
+    subject: NDArray[np.generic] | None = None,
+) -> ReliabilityCurve:
     """The reliability curve over bins of equal mass, with 95% intervals (Wilson 1927).
+
+    Where predictions are of the same subject, or count differently, the interval is that of as many independent ones as
+    would vary as much (Kish 1965; Dean and Pagano 2015).
 
     Args:
         label: (N,) of 0 and 1.
         probability: (N,).
         bins: As many, or fewer where that many would hold fewer predictions than `minimum`.
-        minimum: See `bins`; bins that are smaller all the same are left out.
+        minimum: See `bins`; bins of fewer subjects are left out.
+        weight: (N,) how much each counts, above 0; None: alike.
+        subject: (N,) whose prediction each is; None: of another one each.
     """
-    count = len(np.asarray(label))
-    curve = reliability_curve(label, probability, bins=max(1, min(bins, count // max(minimum, 1))))
-    shown = curve.size >= minimum
-    low, high = wilson(curve.positive, curve.size)
-    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, curve.size)))
+    labels, risks = np.asarray(label, np.float64), np.asarray(probability, np.float64)
+    count = len(labels)
+    weights = np.ones(count) if weight is None else weight
+    who = np.arange(count) if subject is None else np.unique(subject, return_inverse=True)[1]
+    used = max(1, min(bins, count // max(minimum, 1)))
+    curve = reliability_curve(labels, risks, weights, used)
+    number = np.unique(mass_bins(risks, used), return_inverse=True)[1]
+    # The subjects of each bin, and by how much the outcomes of each are more than the share there.
+    cells, cell = np.unique(number * max(count, 1) + who, return_inverse=True)
+    place = cells // max(count, 1)
+    excess = np.bincount(cell, weights * (labels - curve.positive[number]), minlength=len(cells))
+    people, spread = (np.bincount(place, part, minlength=len(curve.size)) for part in (None, excess**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = curve.positive * (1 - curve.positive) * curve.size**2 / spread
+    # Of outcomes that are all the same nothing varies: then each subject counts once.
+    effective = np.where(spread > 0, alike, people)
+    predictions = np.bincount(number, minlength=len(curve.size)).astype(np.float64)
+    shown = people >= minimum
+    low, high = wilson(curve.positive, effective)
+    return ReliabilityCurve(*(part[shown] for part in (curve.probability, curve.positive, low, high, predictions)))
 
 
 def wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:

@@ -41,6 +41,7 @@ def evaluate_binary(
     seed: int = 0,
     level: float = 0.95,
     stratified: bool = False,
+    weight: Floats | None = None,
 ) -> dict[str, Estimate]:
     """All metrics of a binary outcome with percentile bootstrap intervals (Efron 1979), drawn by subject.
 
@@ -52,22 +53,23 @@ def evaluate_binary(
         seed: The same seed gives the same intervals.
         level: Coverage of the intervals.
         stratified: Whether as many subjects with and without the outcome are drawn as there are.
+        weight: (N,) how much each counts; None: alike.
 
     Returns:
         Estimates of `METRICS`. Replicates in which a metric is undefined are left out of its interval.
     """
     labels, probabilities = np.asarray(label, np.float64), np.asarray(probability, np.float64)
     points = {
-        "auroc": auroc(labels, probabilities),
-        "auprc": average_precision(labels, probabilities),
-        "brier": brier(labels, probabilities),
-        "log_loss": log_loss(labels, probabilities),
-        "ece": ece(labels, probabilities, bins=_ECE_BINS),
-        "prevalence": float(labels.mean()) if len(labels) else float("nan"),
+        "auroc": auroc(labels, probabilities, weight),
+        "auprc": average_precision(labels, probabilities, weight),
+        "brier": brier(labels, probabilities, weight),
+        "log_loss": log_loss(labels, probabilities, weight),
+        "ece": ece(labels, probabilities, weight, bins=_ECE_BINS),
+        "prevalence": float(np.average(labels, weights=weight)) if len(labels) else float("nan"),
     }
     drawn = {}
     if replicates and len(labels):
-        drawn = bootstrap(labels, probabilities, np.asarray(subject), replicates, seed, stratified)
+        drawn = bootstrap(labels, probabilities, np.asarray(subject), replicates, seed, stratified, weight)
     return {name: estimate(points[name], drawn.get(name), level) for name in METRICS}
 
 
@@ -165,6 +167,11 @@ def estimate_sums(
     return {name: estimate(float(value[0]), drawn.get(name), level) for name, value in points.items()}
 
 
+def weigh(columns: Floats, weight: Floats | None) -> Floats:
+    """Rows (N, C) that count as much as their weights (N,) say; None: alike."""
+    return columns if weight is None else columns * weight[:, None]
+
+
 def bootstrap(
     label: Floats,
     probability: Floats,
@@ -172,6 +179,7 @@ def bootstrap(
     replicates: int,
     seed: int,
     stratified: bool = False,
+    weight: Floats | None = None,
 ) -> dict[str, Floats]:
     """Metrics of bootstrap samples, many at once: a sample is a row of weights, and every metric a sum over them.
 
@@ -180,8 +188,8 @@ def bootstrap(
     Returns:
         (replicates,) values of each of `METRICS`; nan where undefined.
     """
-    ranked = Ranked(label, probability)
-    parts = [ranked.metrics(weights) for weights in Draws(subject, replicates, seed, label if stratified else None)]
+    ranked, draws = Ranked(label, probability), Draws(subject, replicates, seed, label if stratified else None)
+    parts = [ranked.metrics(drawn if weight is None else drawn * weight) for drawn in draws]
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 

@@ -53,14 +53,31 @@ def brier_columns(hours: Floats, cause: Floats, which: int, incidence: Floats, e
     """
     columns = []
     for number, edge in enumerate(edges):
-        had = (cause == which) & (hours <= edge)
-        settled = (cause > 0) & (hours <= edge)
-        beyond = hours > edge
-        # Whoever was not censored by then stands for those who were.
-        before_event = settled / uncensored(hours, cause, hours, before=True)
-        known = before_event + beyond / uncensored(hours, cause, np.full_like(hours, edge))
+        had, known = known_weights(hours, cause, which, float(edge))
         columns.append(known * (had - incidence[:, number]) ** 2)
     return np.column_stack([*columns, np.ones(len(hours))])
+
+
+def known_weights(hours: Floats, cause: Floats, which: int, edge: float) -> tuple[Floats, Floats]:
+    """Who had the event by a time, and how much each counts, weighted for censoring (Graf et al. 1999), (N,) each.
+
+    Whoever is known to have had it, not to have had it so far, or to have had another cause, stands for those who were
+    censored before, by one over the chance not to be. Whoever was censored before the time counts nothing. Another
+    cause is not having the event.
+
+    Args:
+        hours: (N,) times of event or censoring.
+        cause: (N,) 0: censored.
+        which: The cause.
+        edge: The time.
+
+    Returns:
+        Labels, 1 for who had it, and weights.
+    """
+    had = (cause == which) & (hours <= edge)
+    settled = (cause > 0) & (hours <= edge)
+    before_event = settled / uncensored(hours, cause, hours, before=True)
+    return had.astype(np.float64), before_event + (hours > edge) / uncensored(hours, cause, np.full_like(hours, edge))
 
 
 def case_weights(hours: Floats, cause: Floats, which: int, edge: float) -> tuple[Floats, Floats]:

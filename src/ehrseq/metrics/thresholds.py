@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ehrseq.metrics.binary import Floats, roc_curve
-from ehrseq.metrics.intervals import Estimate, estimate_sums
+from ehrseq.metrics.intervals import Estimate, estimate_sums, weigh
 
 POINT_METRICS = ("sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "lift", "alert_rate", "nne")
 
 
-def youden_threshold(label: ArrayLike, probability: ArrayLike) -> float:
+def youden_threshold(label: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None) -> float:
     """The threshold with the greatest sensitivity + specificity - 1 (Youden 1950), the highest of equals.
 
     Choose it on `tuning`, never on what is reported. nan where one class is missing.
     """
-    curve = roc_curve(label, probability)
+    curve = roc_curve(label, probability, weight)
     if not len(curve.x):
         return float("nan")
     best = int(np.argmax(curve.y - curve.x))
@@ -30,14 +30,20 @@ def youden_threshold(label: ArrayLike, probability: ArrayLike) -> float:
     return _thresholds(probability)[best - 1] if best else float("inf")
 
 
-def sensitivity_threshold(label: ArrayLike, probability: ArrayLike, sensitivity: float) -> float:
+def sensitivity_threshold(
+    label: ArrayLike, probability: ArrayLike, sensitivity: float, weight: ArrayLike | None = None
+) -> float:
     """The highest threshold that reaches a sensitivity; nan where there is no positive."""
-    positive = np.asarray(probability, np.float64)[np.asarray(label, np.float64) == 1]
+    labels, risks = np.asarray(label, np.float64), np.asarray(probability, np.float64)
+    weights = np.ones_like(labels) if weight is None else np.asarray(weight, np.float64)
+    positive = np.flatnonzero((labels == 1) & (weights > 0))
     if not len(positive):
         return float("nan")
+    order = positive[np.argsort(-risks[positive], kind="stable")]
+    caught = np.cumsum(weights[order])
     # A hair less, so that 9 of 10 are 0.9 whatever the rounding.
-    needed = int(np.ceil(sensitivity * len(positive) - 1e-9))
-    return float(np.sort(positive)[::-1][max(needed, 1) - 1])
+    place = int(np.searchsorted(caught, sensitivity * caught[-1] - 1e-9))
+    return float(risks[order[min(place, len(order) - 1)]])
 
 
 def alert_threshold(probability: ArrayLike, share: float) -> float:
@@ -65,13 +71,18 @@ def operating_point(
         threshold: At least so much alerts.
         weight: (N,) counts or importances.
     """
-    columns = alert_columns(np.asarray(label, np.float64), np.asarray(probability, np.float64), np.array([threshold]))
-    weights = np.ones(len(columns)) if weight is None else np.asarray(weight, np.float64)
-    return {name: float(value[0, 0]) for name, value in point_metrics((weights @ columns)[None]).items()}
+    given = np.asarray(label, np.float64), np.asarray(probability, np.float64), np.array([threshold])
+    columns = alert_columns(*given, None if weight is None else np.asarray(weight, np.float64))
+    return {name: float(value[0, 0]) for name, value in point_metrics(columns.sum(axis=0)[None]).items()}
 
 
 def evaluate_thresholds(
-    label: Floats, probability: Floats, subject: NDArray[np.generic], thresholds: Mapping[str, float], **options: Any
+    label: Floats,
+    probability: Floats,
+    subject: NDArray[np.generic],
+    thresholds: Mapping[str, float],
+    weight: Floats | None = None,
+    **options: Any,
 ) -> dict[str, Estimate]:
     """`<name>/<metric>` of each threshold with intervals by subject, and `<name>/threshold` itself.
 
@@ -80,6 +91,7 @@ def evaluate_thresholds(
         probability: (N,).
         subject: (N,).
         thresholds: By name; nan where it could not be chosen, which leaves its metrics undefined.
+        weight: (N,) how much each counts; None: alike.
         **options: See `estimate_sums`.
     """
     values = np.array(list(thresholds.values()))
@@ -93,16 +105,20 @@ def evaluate_thresholds(
             for metric in POINT_METRICS
         }
 
-    estimates = estimate_sums(alert_columns(label, probability, values), metrics, subject, **options)
+    estimates = estimate_sums(alert_columns(label, probability, values, weight), metrics, subject, **options)
     own = {f"{name}/threshold": Estimate(_finite(value), None, None) for name, value in thresholds.items()}
     return {key: value for name in thresholds for key, value in (own | estimates).items() if key.startswith(f"{name}/")}
 
 
-def alert_columns(label: Floats, probability: Floats, thresholds: Floats) -> Floats:
-    """What thresholds are judged by, (N, 2 T + 2): alerts that are true and that are false, positives, ones."""
+def alert_columns(label: Floats, probability: Floats, thresholds: Floats, weight: Floats | None = None) -> Floats:
+    """What thresholds are judged by, (N, 2 T + 2): alerts that are true and that are false, positives, ones.
+
+    Each counts as much as its weight says.
+    """
     alert = probability[:, None] >= thresholds
     positive = label[:, None] == 1
-    return np.column_stack([alert & positive, alert & ~positive, positive, np.ones(len(label))])
+    columns = np.column_stack([alert & positive, alert & ~positive, positive, np.ones(len(label))])
+    return weigh(columns, weight)
 
 
 def split_sums(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:

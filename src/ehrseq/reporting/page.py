@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
             if low is None or high is None:
                 return f"{value:.3f}"
             return f"{value:.3f} ({low:.3f} to {high:.3f})"
+        case str() if column == "rule":
+            return column_in_words(value)
         case _:
             return str(value)
 
@@ -229,8 +231,17 @@ def _sections(folder: Path, tables: Mapping[str, pl.DataFrame]) -> list[Section]
         told = [stem for name in names for stem in _named(tables, name)]
         if shown or told:
             drawn = [Figure(stem, svg=svgs[stem].read_text(encoding="utf-8")) for stem in shown]
-            sections.append(Section(title, drawn, [table_in_words(stem, _without_grid(tables[stem])) for stem in told]))
+            own = [table for stem in told for table in _by_outcome(stem, _without_grid(tables[stem]))]
+            sections.append(Section(title, drawn, own))
     return sections
+
+
+def _by_outcome(name: str, frame: pl.DataFrame) -> list[Table]:
+    """A table in words; of several outcomes, one of each."""
+    if "outcome" not in frame.columns:
+        return [table_in_words(name, frame)]
+    parts = frame.partition_by("outcome", maintain_order=True, include_key=False, as_dict=True)
+    return [replace(table_in_words(name, own), name=f"{name}: {outcome}") for (outcome,), own in parts.items()]
 
 
 def _named(known: Mapping[str, Any], name: str) -> list[str]:

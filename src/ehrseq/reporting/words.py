@@ -6,8 +6,8 @@ _CAPTIONS = {
     "found (recall). A coin stays on the dashed line.",
     "calibration": "Observed share with the outcome, among predictions of similar risk. On the diagonal, risks are "
     "what they say. Below: how risks are spread.",
-    "usefulness": "Left: true alerts less false ones, at the exchange rate of the threshold. Where the model lies "
-    "above both other lines, it helps. Right: what acting on it costs.",
+    "usefulness": "True alerts less false ones, at the exchange rate of the threshold. Where the model lies above both "
+    "other lines, it helps. On the right, of a single outcome: what acting on it costs.",
     "alarms": "Left: events foretold in time, against how often it sounds; the dashed line is the chosen rule. "
     "Right: how many alarms are true.",
     "groups": "Each group with its interval, beside everybody (dashed).",
@@ -20,6 +20,10 @@ _CAPTIONS = {
     "cohort_attention": "Where the attention lies, by time before the prediction and predicted risk.",
 }
 _COLUMNS = {
+    "at_budget": "alert budget",
+    "at_sensitivity": "fixed sensitivity",
+    "at_utility": "best utility",
+    "at_youden": "Youden",
     "alert_rate": "share that alerts",
     "alarm_precision": "alarms that are true",
     "alarms_per_day": "sounding alarms a patient-day",
@@ -58,7 +62,7 @@ def caption_of(figure: str) -> str:
 
 
 def column_in_words(column: str) -> str:
-    """The heading of a column."""
+    """The heading of a column, or a rule by which a threshold is chosen."""
     if column.startswith("event_recall_"):
         return f"caught {column.removeprefix('event_recall_').removesuffix('h')} h before"
     return _COLUMNS.get(column, column.replace("_", " "))

@@ -20,6 +20,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # A server that is away is tried again later; to wait for it in each call would hold up the end of a training.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
 
 from mlflow.entities import Dataset as InputDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -84,8 +85,10 @@ class MlflowRun:
                 client.get_run(run_id)
                 client.set_terminated(run_id, "RUNNING")
                 return cls(client, run_id)
-            except MlflowException:
-                pass  # the store was deleted: a new run takes its place and the spool is sent again
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                # The store was deleted: a new run takes its place and the spool is sent again.
         return cls.begin(client, experiment_id, name, link)
 
     @classmethod

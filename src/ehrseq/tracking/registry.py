@@ -4,12 +4,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ehrseq import __version__
+from ehrseq.meds import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The module whose `_load_pyfunc` opens a model.
 LOADER = "ehrseq.workflows.serving"
@@ -31,8 +35,8 @@ def register_model(
         run_id: The run.
         name: Of the registered model; made where missing.
         folder: `train/` of the run.
-        given: An example of the input, as columns.
-        told: An example of the output.
+        given: An example of the input, as columns; times may be text.
+        told: An example of the output, likewise.
 
     Returns:
         The version.
@@ -41,7 +45,7 @@ def register_model(
     from mlflow import pyfunc
     from mlflow.models import infer_signature
 
-    example = pd.DataFrame(dict(given))
+    example, answer = (_with_times(pd.DataFrame(dict(columns))) for columns in (given, told))
     # Hints on whole numbers: subject identifiers are never missing.
     with TemporaryDirectory(prefix="ehrseq-model-") as temporary, warnings.catch_warnings(action="ignore"):
         model = Path(temporary) / _ARTIFACT
@@ -49,7 +53,7 @@ def register_model(
             str(model),
             loader_module=LOADER,
             data_path=str(folder),
-            signature=infer_signature(example, pd.DataFrame(dict(told))),
+            signature=infer_signature(example, answer),
             input_example=example,
             pip_requirements=[f"ehrseq=={__version__}"],
         )
@@ -60,3 +64,11 @@ def register_model(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     return str(client.create_model_version(name, f"runs:/{run_id}/{_ARTIFACT}", run_id).version)
+
+
+def _with_times(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Times as such, which were text while they waited to be sent."""
+    import pandas as pd
+
+    times = [name for name in (schema.TIME, schema.PREDICTION_TIME) if name in frame]
+    return frame.assign(**{name: pd.to_datetime(frame[name]) for name in times})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ehrseq.errors import RunError
 from ehrseq.tracking.link import SWEEP
+from ehrseq.tracking.reason import reason
 
 _FOLDER = "ehrseq.run_folder"
 _PAGE = 500
@@ -61,9 +62,7 @@ def list_runs(uri: str, *, experiment: str | None = None, sweep: str | None = No
             if not token:
                 break
     except MlflowException as error:
-        raise RunError(
-            f"{uri} (config key tracking.uri) cannot be asked: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise RunError(f"{uri} (config key tracking.uri) cannot be asked: {reason(error)}") from error
     return [
         Listed(run.info.run_id, run.info.status, run.data.tags[_FOLDER]) for run in found if _FOLDER in run.data.tags
     ]

@@ -17,6 +17,7 @@ from ehrseq.config.schema import Tracking
 from ehrseq.files import write_json
 from ehrseq.tracking.link import RunLink
 from ehrseq.tracking.outbox import Outbox
+from ehrseq.tracking.reason import reason
 from ehrseq.tracking.spool import Spool
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -147,13 +148,9 @@ class RunTracker:
 
     def register(self, folder: Path, given: Mapping[str, list[Any]], told: Mapping[str, list[Any]]) -> None:
         """Put the model into the registry, under the name in the configuration; see `registry.register_model`."""
-
-        def register() -> None:
-            self._send()
-            self._client.register(self.config.registry, folder, given, told)
-
-        if self._worker is not None:
-            self._jobs.put(register)
+        place, root = folder.resolve(), self.folder.parent.resolve()
+        name = str(place.relative_to(root) if place.is_relative_to(root) else place)
+        self._note("register", name=self.config.registry, folder=name, given=dict(given), told=dict(told))
 
     def wait(self) -> None:
         """Wait until everything asked for so far was sent, or is left for later."""
@@ -172,7 +169,7 @@ class RunTracker:
         if self._error and not self.is_sent:
             self._warn(
                 f"MLflow at {self.config.uri} did not take everything ({self._error}); it is kept in {self.folder}: "
-                "`ehrseq tracking sync` sends it when the server is back"
+                "`ehrseq tracking sync` sends it later"
             )
         elif self._error:
             self._warn(f"MLflow at {self.config.uri}: {self._error}")
@@ -209,7 +206,7 @@ class RunTracker:
                 if time.monotonic() >= self._next_try:
                     patiently(job or self._send)
             except Exception as error:
-                self._error = " ".join(str(error).split())[:300] or type(error).__name__
+                self._error = reason(error)
                 # Meanwhile all is noted; what was not sent goes out with what comes next.
                 self._next_try = time.monotonic() + _PAUSE
                 self._client = None
@@ -248,6 +245,9 @@ class RunTracker:
                 self._client.table(content["columns"], content["path"])
             case "datasets":
                 self._client.datasets([Dataset(*split) for split in content["splits"]])
+            case "register":
+                folder = self.folder.parent / content["folder"]
+                self._client.register(content["name"], folder, content["given"], content["told"])
             case "status":
                 self._client.finish(content["status"])
 

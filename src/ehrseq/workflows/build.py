@@ -6,7 +6,8 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ehrseq.config.components import Component, JoinedLabels, is_allowed
+from ehrseq.config.component import Component, is_allowed
+from ehrseq.config.components import JoinedLabels
 from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
 from ehrseq.config.targets import ForecastTarget, Target
 from ehrseq.errors import ConfigError

@@ -62,12 +62,26 @@ def apply_calibrators(target: Target, calibrators: Calibrators, method: str, pre
     mended = prediction.copy()
     for name, _, columns in _risks(target):
         calibrator = calibrators.get(name, {}).get(method)
-        if calibrator is None:
-            continue
-        several = columns.stop - columns.start > 1
-        own = prediction[:, columns]
-        mended[:, columns] = calibrator.apply_classes(own) if several else calibrator.apply(own)
+        if calibrator is not None:
+            mended[:, columns] = _mend(calibrator, prediction[:, columns])
     return mended
+
+
+def mend_all(target: Target, calibrators: Calibrators, prediction: Floats) -> dict[str, Floats]:
+    """Predictions (M, P) mended in each way; nan where it was not fitted."""
+    fitted = {method for methods in calibrators.values() for method in methods}
+    found: dict[str, Floats] = {}
+    for method in (method for method in METHODS if method in fitted):
+        found[method] = np.full_like(prediction, np.nan)
+        for name, _, columns in _risks(target):
+            if method in calibrators.get(name, {}):
+                found[method][:, columns] = _mend(calibrators[name][method], prediction[:, columns])
+    return found
+
+
+def _mend(calibrator: Calibrator, prediction: Floats) -> Floats:
+    """Risks (M, K) of one answer, or of K classes."""
+    return calibrator.apply_classes(prediction) if prediction.shape[1] > 1 else calibrator.apply(prediction)
 
 
 def _risks(target: Target, prefix: str = "", outcome: int = 0, first: int = 0) -> Iterator[tuple[str, slice, slice]]:

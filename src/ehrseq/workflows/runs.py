@@ -18,7 +18,7 @@ from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
 from ehrseq.metrics.recalibration import Calibrator
 from ehrseq.preprocess import Preprocessor
-from ehrseq.tracking import describe_run_id
+from ehrseq.tracking import describe_run_id, reason
 from ehrseq.workflows.build import build_booster, build_model
 from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
@@ -219,6 +219,5 @@ def _fetch(run_id: str, uri: str, key: str) -> TrainedRun:
         for part in (TRAIN, EVALUATE):
             download_artifacts(uri, run_id, part, target)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{key}={run_id}: not found in {uri} (config key tracking.uri): {reason}") from error
+        raise RunError(f"{key}={run_id}: not found in {uri} (config key tracking.uri): {reason(error)}") from error
     return open_run(target)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ehrseq.config.load import load_settings
 from ehrseq.config.sweep import Plan
 from ehrseq.sweeps.records import GOOD, Outcome, SweepFolder
-from ehrseq.tracking import Spool
+from ehrseq.tracking import Spool, reason
 from ehrseq.workflows.console import say
 from ehrseq.workflows.sweep_worker import link_of
 from ehrseq.workflows.track import flat_params
@@ -117,7 +117,7 @@ class SweepTracking:
         try:
             call()
         except Exception as error:
-            self._error = self._error or " ".join(str(error).split())[:300] or type(error).__name__
+            self._error = self._error or reason(error)
 
     def _figures(self, result: "SweepResult") -> dict[str, float]:
         from ehrseq.workflows.sweep import counts

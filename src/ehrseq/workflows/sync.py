@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ehrseq.config.schema import Settings, Tracking
 from ehrseq.errors import RunError
-from ehrseq.tracking import RunTracker, describe_run_id
+from ehrseq.tracking import RunTracker, describe_run_id, reason
 from ehrseq.workflows.console import say
 from ehrseq.workflows.stages import RESULTS
 
@@ -31,8 +31,7 @@ def run(settings: Settings) -> int:
         try:
             tracker.sync()
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            failed.append(f"{folder}: {state['uri']}: {reason}")
+            failed.append(f"{folder}: {state['uri']}: {reason(error)}")
             continue
         sent += 1
         say(f"sync: {folder} sent to {state['uri']}, run {tracker.run_id}")

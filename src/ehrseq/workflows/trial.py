@@ -11,7 +11,7 @@ from ehrseq.config.load import check
 from ehrseq.config.schema import Settings
 from ehrseq.errors import Pruned
 from ehrseq.files import read_manifest
-from ehrseq.tracking import RunLink, Spool
+from ehrseq.tracking import RunLink, Spool, reason
 from ehrseq.workflows import experiment
 from ehrseq.workflows.runs import TRAIN
 from ehrseq.workflows.train import HISTORY
@@ -111,7 +111,7 @@ def _in_sweep(settings: Settings, result: experiment.Experiment, link: RunLink) 
     try:
         return stand_for(settings.tracking, result.run_id, link, spool)
     except Exception as error:  # a result is never lost because MLflow is away
-        print(f"MLflow at {settings.tracking.uri} did not take the run: {' '.join(str(error).split())[:300]}")
+        print(f"MLflow at {settings.tracking.uri} did not take the run: {reason(error)}")
         return result.run_id
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Evaluate
 from ehrseq.config.targets import read_target
 from ehrseq.errors import ConfigError
-from ehrseq.evaluation import draw_binary
 from ehrseq.evaluation.binary import (
     choose_thresholds,
     compare_calibration,
@@ -22,8 +22,9 @@ from ehrseq.evaluation.binary import (
     evaluate_usefulness,
 )
 from ehrseq.evaluation.cohort import attrition_table, describe_cohort, history_hours, missingness
-from ehrseq.evaluation.findings import Scored
+from ehrseq.evaluation.findings import Findings, Scored
 from ehrseq.evaluation.groups import evaluate_subgroups
+from ehrseq.evaluation.pictures import draw_by_group, draw_risks
 from ehrseq.evaluation.statics import AGE, group_by_statics, group_by_time, read_statics
 from ehrseq.metrics import evaluate_predictions
 from ehrseq.metrics.logistic import sigmoid
@@ -134,7 +135,7 @@ def test_the_cohort_is_counted_right_and_small_cells_are_hidden(prepared: prepar
     assert flow["left_out"].to_list() == [None, None, 397]
 
 
-def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Evaluate) -> None:
+def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Evaluate, tmp_path: Path) -> None:
     from ehrseq.metrics.groups import Grouping
 
     number = np.where(np.arange(800) < 6, 0, 1 + np.arange(800) % 3)
@@ -146,11 +147,14 @@ def test_subgroup_table_hides_counts_of_small_groups(scored: Scored, config: Eva
     hidden = table.filter(~pl.col("shown")).drop("variable", "group", "shown", "flags")
     assert hidden.null_count().row(0) == (2,) * hidden.width
     assert {"groups/flagged", "groups/auroc_lowest", "groups/auroc_gap_widest"} == set(found.metrics)
+    draw_by_group(table, found.metrics, tmp_path)
+    assert (tmp_path / "groups.svg").read_text().count(">hidden<") == 2 * 3  # two groups, three panels
 
 
 def test_recalibration_is_compared_and_thresholds_are_tabled(scored: Scored, config: Evaluate) -> None:
     ways: dict[str, Calibrator] = {method: fit_calibrator(method, scored.label, scored.raw) for method in METHODS}
-    tables = compare_calibration(scored, ways, "platt", config, OPTIONS).tables
+    mended = replace(scored, mended={method: way.apply(scored.raw) for method, way in ways.items()})
+    tables = compare_calibration(mended, "platt", config, OPTIONS).tables
     slopes = dict(tables["calibration"].select("recalibration", "calibration_slope").iter_rows())
     assert slopes["none"] < 0.7
     assert slopes["platt"] == pytest.approx(1, abs=0.02)
@@ -159,6 +163,8 @@ def test_recalibration_is_compared_and_thresholds_are_tabled(scored: Scored, con
     points = evaluate_operating_points(scored, config, OPTIONS)
     assert points.metrics["at_sensitivity/sensitivity"].value >= 0.9  # type: ignore[operator]
     assert points.metrics["at_budget/alert_rate"].value <= 0.1  # type: ignore[operator]
+    alarms = table_in_words("alarms", pl.DataFrame({"rule": ["at_budget", "at_utility"], "threshold": [0.1, 0.2]}))
+    assert alarms.columns == ["rule", "alert budget", "best utility"]
     words = table_in_words("thresholds", points.tables["thresholds"])
     assert words.columns[0] == "rule"
     assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", words.rows[1][1])
@@ -203,16 +209,11 @@ def test_what_is_undefined_is_drawn_as_such(case: str, config: Evaluate, tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = evaluate_operating_points(own, config, OPTIONS)
-        found |= compare_calibration(own, {}, "none", config, OPTIONS) | evaluate_usefulness(own, config, OPTIONS)
+        found |= compare_calibration(own, "none", config, OPTIONS) | evaluate_usefulness(own, config, OPTIONS)
         estimates = evaluate_predictions(
             read_target({"kind": "binary"}), label[:, None].astype(np.float32), risk[:, None], subject, **OPTIONS
         )
-        estimates |= found.metrics
-        draw_binary.draw_roc(own, estimates, 0, 0.95, tmp_path / "roc.png")
-        draw_binary.draw_precision_recall(own, estimates, tmp_path / "precision_recall.png")
-        curves = found.tables["reliability"]
-        draw_binary.draw_calibration(own, curves, "none", estimates, config.min_group, tmp_path / "calibration.png")
-        draw_binary.draw_usefulness(found.tables["decision_curve"], own, 0.95, tmp_path / "usefulness.png")
+        draw_risks([(own, Findings(estimates) | found)], "at_budget", config, tmp_path)
     if case == "one class":
         assert estimates["auroc"].value is None
         assert "undefined" in (tmp_path / "roc.svg").read_text()
