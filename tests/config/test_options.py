@@ -233,7 +233,7 @@ FORECAST = ["task=forecast", "outputs=steps", "explain=none", "model/pooling=las
 MISFITS = [
     (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
     (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
-    (["explain=full", "trainer=ddp"], "explain.controls are trained by one process; train with explain=quick"),
+    (["explain=controls", "trainer=ddp"], "explain.controls are trained by one process; train with explain=quick"),
     (
         ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],
         "outputs=steps needs a net that never looks ahead; model.encoder.bidirectional=true does",

@@ -154,7 +154,7 @@ def _explanation(settings: "Settings") -> str | None:
     if settings.explain.controls.wanted and settings.trainer.processes > 1:
         return (
             "explain.controls are trained by one process; train with explain=quick, and afterwards "
-            "`ehrseq explain run=... explain=full trainer.devices=1 trainer.nodes=1`"
+            "`ehrseq explain run=... explain=controls trainer.devices=1 trainer.nodes=1`"
         )
     return None
 
