@@ -40,4 +40,9 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        code = main(Path(sys.argv[1]))
+    finally:
+        # It leaves as it is; asked to leave while Python tidies up, it would only fail at that, with a traceback.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
