@@ -18,8 +18,8 @@ def adversarial_divergence(model: SequenceModel, batch: SequenceBatch, seed: int
 
     Jain and Wallace (2019, "Attention is not Explanation") search such weights for every history by itself, as here;
     Wiegreffe and Pinter (2019) train one network that gives them: `ehrseq.training.rival`. Hidden states stay as they
-    are. Where the attended
-    context is one of several things that are read, or hidden states are alike, other weights are found easily.
+    are. Where the attended context is one of several things that are read, or hidden states are alike, other weights
+    are found easily.
 
     Args:
         model: The trained network.

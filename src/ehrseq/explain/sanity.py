@@ -1,5 +1,6 @@
 """Networks that an explanation must tell from the trained one, and histories that it must not."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import TypeVar
@@ -26,10 +27,7 @@ def with_random_weights(model: SequenceModel, seed: int) -> SequenceModel:
         seed: Of the order.
     """
     copied = deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in copied.parameters():
-        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    _shuffle(copied.parameters(), seed)
     return copied.eval()
 
 
@@ -56,11 +54,16 @@ def with_new_attention(model: SequenceModel, seed: int) -> SequenceModel:
         seed: Of the order.
     """
     copied = deepcopy(model)
+    _shuffle(_weighing(copied), seed)
+    return copied
+
+
+def _shuffle(weights: Iterable[Tensor], seed: int) -> None:
+    """Bring the numbers of each tensor into random order, where they lie."""
     generator = torch.Generator().manual_seed(seed)
-    for weight in _weighing(copied):
+    for weight in weights:
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
-    return copied
 
 
 def _weighing(model: SequenceModel) -> list[Tensor]:
