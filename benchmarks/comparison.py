@@ -220,7 +220,7 @@ def scenarios(experiments: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "800 subjects, AUROC 0.85 and 0.85", lambda: paired(n, 800, (0.85, 0.85), 1)
     yield "800 subjects, AUROC 0.86 and 0.83", lambda: paired(n, 800, (0.86, 0.83), 1)
     yield "300 subjects, AUROC 0.80 and 0.80", lambda: paired(n, 300, (0.80, 0.80), 1)
-    yield "400 subjects of 1 to 8 predictions, AUROC 0.80 and 0.80", lambda: paired(n // 2, 400, (0.8, 0.8), 8)
+    yield "400 subjects of 1 to 8 predictions, AUROC 0.80 and 0.80", lambda: paired(2 * n, 400, (0.8, 0.8), 8)
     yield "800 subjects, 3 seeds, spread 0.01", lambda: seeded(5 * n, 800, 3, 0.01)
     yield "800 subjects, 5 seeds, spread 0.01", lambda: seeded(5 * n, 800, 5, 0.01)
     yield "800 subjects, 3 seeds, spread 0.003", lambda: seeded(5 * n, 800, 3, 0.003)
