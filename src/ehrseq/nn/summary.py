@@ -188,20 +188,20 @@ class SummaryNetwork(nn.Module):
         counted = observed * real.unsqueeze(-1)
         seen_value = values * counted
         counts, totals = masks @ observed, masks @ seen_value
-        # The most that is left of any observation: what fades does so smoothly, as explanations ask.
-        seen = torch.stack([(counted * mask.unsqueeze(-1)).amax(1) for mask in masks.unbind(1)], dim=1)
+        some = counts.clamp(min=_LEAST_COUNT)
+        # 1 of what is there, a of what has faded to a: explanations go from 0 to 1 of it.
+        seen = masks @ observed**2 / some
         first = seen_value.gather(1, counted.argmax(1, keepdim=True)).squeeze(1)
         most = torch.finfo(values.dtype).max
         was = counted > 0
         high, low = torch.where(was, values, -most).amax(1), torch.where(was, values, most).amin(1)
-        means = totals / counts.clamp(min=_LEAST_COUNT)
-        squares = (values * seen_value).sum(1) / counts[:, 0].clamp(min=_LEAST_COUNT)
+        squares = (values * seen_value).sum(1) / some[:, 0]
         hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
         return _gather(
             last_state(values, lengths),
             last_state(hours_since, lengths),
             counts.unbind(1),
-            means.unbind(1),
+            (totals / some).unbind(1),
             squares,
             (high, low, first),
             seen.unbind(1),
