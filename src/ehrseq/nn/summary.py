@@ -16,6 +16,7 @@ from ehrseq.nn.masking import last_state, step_mask
 from ehrseq.nn.pieces import pieces
 
 _LEAST_COUNT = 1e-6  # of observations, where there are none
+_LEAST_WEIGHT = _LEAST_COUNT**2
 # Under the root, so that the deviation of equal values is not made of rounding errors.
 _LEAST_VARIANCE = 0.01
 _ROWS = 16_384  # summaries whose quantiles are taken, at most
@@ -45,11 +46,13 @@ class SummaryNetwork(nn.Module):
     members share their two layers and differ by learned factors on the units between them and by their output weights
     (TabM-mini of Gorishniy et al. 2025, "TabM: Advancing Tabular Deep Learning with Parameter-Efficient Ensembling").
 
-    Of each feature: the last value (carried forward), hours since it was observed and how often, in all and in the last
-    w steps; of what was observed the largest, smallest, mean and first value, last less first, and standard deviation;
-    of what was observed in the last w steps the mean, and the last value. What was not observed has no pieces, and a
-    flag says so, of the whole history and of each window. And the hours since the first step, how much was observed of
-    all features together, and the statics.
+    Of what was observed of each feature, in all and in the last w steps: how often, the mean and the last value; and
+    the largest, smallest and first value, last less first, standard deviation, and the hours since. What was not
+    observed has no pieces, and a flag says so, of the whole history and of each window. And the hours since the first
+    step, how much was observed of all features together, and the statics.
+
+    An explanation may ask for histories that are there in part: an observation of a share a, and a times its value. Its
+    figures stay what they are and count by the share a, so that what a network says of them changes in a straight line.
 
     Args:
         num_features: F, the number of features of the grid.
@@ -67,7 +70,7 @@ class SummaryNetwork(nn.Module):
     """
 
     knots: Tensor
-    reads = ("values", "observed", "hours_since", "hours_before", "statics", "lengths")
+    reads = ("values", "observed", "hours_before", "statics", "lengths")
 
     def __init__(
         self,
@@ -133,7 +136,6 @@ class SummaryNetwork(nn.Module):
         self,
         values: Tensor,
         observed: Tensor,
-        hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
         lengths: Tensor,
@@ -143,7 +145,6 @@ class SummaryNetwork(nn.Module):
         Args:
             values: Normalised values with the gaps filled, (B, T, F).
             observed: 1 where the value was measured in this step, (B, T, F).
-            hours_since: Hours since the feature was last seen, (B, T, F).
             hours_before: Hours from each step to the prediction, (B, T).
             statics: Normalised static features, (B, S).
             lengths: Number of real steps of each history, (B,).
@@ -151,13 +152,12 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
-        return self._read(self._at_end(values, observed, hours_since, hours_before, statics, lengths), statics)
+        return self._read(self._at_end(values, observed, hours_before, statics, lengths), statics)
 
     def steps(
         self,
         values: Tensor,
         observed: Tensor,
-        hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
         lengths: Tensor,
@@ -167,14 +167,13 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, T, K, O); anything on padding.
         """
-        summary = self._at_steps(values, observed, hours_since, hours_before, statics, lengths)
+        summary = self._at_steps(values, observed, hours_before, statics, lengths)
         return self._read(summary, statics.unsqueeze(1).expand(-1, values.shape[1], -1))
 
     def _at_end(
         self,
         values: Tensor,
         observed: Tensor,
-        hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
         lengths: Tensor,
@@ -186,26 +185,26 @@ class SummaryNetwork(nn.Module):
         back = lengths[:, None] - torch.arange(values.shape[1], device=values.device)
         masks = torch.stack([real] + [real & (back <= window) for window in self.windows], dim=1).to(values.dtype)
         counted = observed * real.unsqueeze(-1)
-        seen_value = values * counted
-        counts, totals = masks @ observed, masks @ seen_value
-        some = counts.clamp(min=_LEAST_COUNT)
-        # 1 of what is there, a of what has faded to a: explanations go from 0 to 1 of it.
-        seen = masks @ observed**2 / some
-        first = seen_value.gather(1, counted.argmax(1, keepdim=True)).squeeze(1)
-        most = torch.finfo(values.dtype).max
         was = counted > 0
-        high, low = torch.where(was, values, -most).amax(1), torch.where(was, values, most).amin(1)
-        squares = (values * seen_value).sum(1) / some[:, 0]
-        hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
+        # Values as they were measured, of which `values` holds as much as is there.
+        whole = values / counted.masked_fill(~was, 1)
+        weight = counted**2
+        counts, weights = masks @ counted, masks @ weight
+        starts, ends = _ends(was)
+        hours = hours_before - last_state(hours_before.unsqueeze(-1), lengths)
+        since = hours.unsqueeze(-1).expand_as(values).gather(1, ends)
+        most = torch.finfo(values.dtype).max
+        high, low = torch.where(was, whole, -most).amax(1), torch.where(was, whole, most).amin(1)
+        means = masks @ (whole * weight) / weights.clamp(min=_LEAST_WEIGHT)
+        squares = (whole**2 * weight).sum(1) / weights[:, 0].clamp(min=_LEAST_WEIGHT)
         return _gather(
-            last_state(values, lengths),
-            last_state(hours_since, lengths),
-            counts.unbind(1),
-            (totals / some).unbind(1),
+            (whole.gather(1, ends).squeeze(1), high, low, whole.gather(1, starts).squeeze(1)),
+            means.unbind(1),
             squares,
-            (high, low, first),
-            seen.unbind(1),
-            hours,
+            counts.unbind(1),
+            (weights / counts.clamp(min=_LEAST_COUNT)).unbind(1),
+            since.squeeze(1),
+            hours[:, :1],
             statics,
         )
 
@@ -213,7 +212,6 @@ class SummaryNetwork(nn.Module):
         self,
         values: Tensor,
         observed: Tensor,
-        hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
         lengths: Tensor,  # noqa: ARG002
@@ -224,20 +222,21 @@ class SummaryNetwork(nn.Module):
         count, total = observed.cumsum(1), seen_value.cumsum(1)
         counts = [count, *(count - _earlier(count, window) for window in self.windows)]
         totals = [total, *(total - _earlier(total, window) for window in self.windows)]
+        somes = [part.clamp(min=1) for part in counts]
         first = (seen_value * (count == 1)).cumsum(1)
         most = torch.finfo(values.dtype).max
         high = torch.where(observed > 0, values, -most).cummax(1).values
         low = torch.where(observed > 0, values, most).cummin(1).values
-        somes = [part.clamp(min=1) for part in counts]
+        hours = (hours_before[:, :1] - hours_before).unsqueeze(-1)
+        when = torch.where(observed > 0, hours.to(values.dtype), 0.0).cummax(1).values
         return _gather(
-            values,
-            hours_since,
-            counts,
+            (values, high, low, first),
             [part / some for part, some in zip(totals, somes, strict=True)],
             (values * seen_value).cumsum(1) / somes[0],
-            (high, low, first),
+            counts,
             [(part > 0).to(values.dtype) for part in counts],
-            (hours_before[:, :1] - hours_before).unsqueeze(-1),
+            hours - when,
+            hours,
             statics.unsqueeze(1).expand(-1, values.shape[1], -1),
         )
 
@@ -252,43 +251,50 @@ class SummaryNetwork(nn.Module):
 
 
 def _gather(
-    last: Tensor,
-    hours_since: Tensor,
-    counts: Sequence[Tensor],
+    values: Sequence[Tensor],
     means: Sequence[Tensor],
     squares: Tensor,
-    values: Sequence[Tensor],
+    counts: Sequence[Tensor],
     seen: Sequence[Tensor],
+    hours_since: Tensor,
     hours: Tensor,
     statics: Tensor,
 ) -> _Summary:
     """Put the figures side by side.
 
     Args:
-        last: The last value, (..., F).
-        hours_since: Since each feature was observed, (..., F).
-        counts: Of observations, in all and in each window, (..., F) each.
-        means: Likewise, of the values observed.
+        values: The last, largest, smallest and first value observed, (..., F) each.
+        means: Of the values observed, in all and in each window, (..., F) each.
         squares: Mean of the squared values observed, (..., F).
-        values: The largest, smallest and first value observed, (..., F) each.
+        counts: Of observations, in all and in each window, (..., F) each.
         seen: Whether anything was observed, in all and in each window, (..., F) each.
+        hours_since: From the last step in which each feature was observed, (..., F).
         hours: Since the first step, (..., 1).
         statics: (..., S).
     """
+    last, _, _, first = values
     deviation = ((squares - means[0] ** 2).clamp(min=0) + _LEAST_VARIANCE).sqrt()
-    of_all = [*values, means[0], last - values[-1], deviation]
-    figures = [last, scale_hours(hours_since).to(last.dtype), *(torch.log1p(count) for count in counts)]
-    always = torch.ones_like(last)
-    there = [always for _ in figures]
+    figures, there = [], []
+    # As many as there were, of which `counts` hold as much as is there.
+    numbers = [count / known.masked_fill(known == 0, 1) for count, known in zip(counts, seen, strict=True)]
+    for known, number, mean in zip(seen, numbers, means, strict=True):
+        figures += [torch.log1p(number), mean, last]
+        there += [known, known, known]
+    rest = [*values[1:], last - first, deviation, scale_hours(hours_since).to(last.dtype)]
     # Where nothing was observed, these are anything: the largest of no numbers.
-    figures += [torch.where(seen[0] > 0, figure, 0.0) for figure in of_all]
-    there += [seen[0] for _ in of_all]
-    for mean, known in zip(means[1:], seen[1:], strict=True):
-        figures += [mean, last]
-        there += [known, known]
-    figures += [scale_hours(hours).to(last.dtype), torch.log1p(counts[0].sum(-1, keepdim=True)), statics.to(last.dtype)]
-    there.append(torch.ones_like(torch.cat(figures[-3:], -1)))
+    figures += [torch.where(seen[0] > 0, figure, 0.0) for figure in rest]
+    there += [seen[0] for _ in rest]
+    known = torch.cat([scale_hours(hours), statics], -1).to(last.dtype)
+    figures += [torch.log1p(numbers[0].sum(-1, keepdim=True)), known]
+    there += [seen[0].amax(-1, keepdim=True), torch.ones_like(known)]
     return _Summary(torch.cat(figures, -1), torch.cat(there, -1), torch.cat(list(seen), -1))
+
+
+def _ends(was: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the first and the last true step of each feature is, (B, 1, F) each; anything where there is none."""
+    there = was.to(torch.uint8)
+    last = was.shape[1] - 1 - there.flip(1).argmax(1, keepdim=True)
+    return there.argmax(1, keepdim=True), last
 
 
 def _some_steps(lengths: Tensor, steps: int) -> Tensor:

@@ -23,21 +23,19 @@ def scaled(hours: float) -> float:
     return math.log1p(min(hours, 720)) / math.log1p(24)
 
 
-def figures_of(values: list[float], observed: list[float], since: float, windows: list[int]) -> list[float | None]:
+def figures_of(values: list[float], observed: list[float], windows: list[int]) -> list[float | None]:
     """What one feature did, from the definition; None where it means nothing."""
     seen = [value for value, there in zip(values, observed, strict=True) if there]
-    last = values[-1]
-    counts = [math.log1p(len(seen)), *(math.log1p(sum(observed[-window:])) for window in windows)]
-    figures: list[float | None] = [last, scaled(since), *counts]
-    if seen:
-        mean = sum(seen) / len(seen)
-        variance = sum((value - mean) ** 2 for value in seen) / len(seen)
-        figures += [max(seen), min(seen), seen[0], mean, last - seen[0], math.sqrt(variance + 0.01)]
-    else:
-        figures += [None] * 6
-    for window in windows:
+    figures: list[float | None] = []
+    for window in (len(values), *windows):
         recent = [value for value, there in zip(values[-window:], observed[-window:], strict=True) if there]
-        figures += [sum(recent) / len(recent), last] if recent else [None, None]
+        figures += [math.log1p(len(recent)), sum(recent) / len(recent), recent[-1]] if recent else [None] * 3
+    if not seen:
+        return figures + [None] * 6
+    mean = sum(seen) / len(seen)
+    variance = sum((value - mean) ** 2 for value in seen) / len(seen)
+    figures += [max(seen), min(seen), seen[0], seen[-1] - seen[0], math.sqrt(variance + 0.01)]
+    figures.append(scaled(3 * (len(values) - 1 - max(step for step, there in enumerate(observed) if there))))
     return figures
 
 
@@ -46,10 +44,11 @@ def summary_of(batch: dict[str, torch.Tensor], row: int, length: int, windows: l
     table = []
     for f in range(F):
         columns = [batch[name][row, :length, f].tolist() for name in ("values", "observed")]
-        table.append(figures_of(columns[0], columns[1], batch["hours_since"][row, length - 1, f].item(), windows))
+        table.append(figures_of(columns[0], columns[1], windows))
     figures = [table[f][k] for k in range(9 + 3 * len(windows)) for f in range(F)]
+    total = batch["observed"][row, :length].sum().item()
+    figures.append(math.log1p(total) if total else None)
     figures.append(scaled(3 * (length - 1)))
-    figures.append(math.log1p(batch["observed"][row, :length].sum().item()))
     return figures + batch["statics"][row].tolist()
 
 
@@ -66,7 +65,6 @@ def inputs() -> dict[str, torch.Tensor]:
     return {
         "values": values,
         "observed": observed,
-        "hours_since": torch.rand(B, T, F, generator=generator, dtype=torch.float64) * 9,
         "hours_before": torch.arange(T - 1, -1, -1, dtype=torch.float64).expand(B, T) * 3,
         "statics": torch.randn(B, S, generator=generator, dtype=torch.float64),
         "lengths": torch.tensor([6, 1, 4, 2]),
@@ -124,8 +122,7 @@ def test_padding_changes_nothing() -> None:
     net = fitted([6, 12, 24], outputs=1)
     batch = inputs() | {"lengths": torch.tensor([3, 1, 2, 3])}
     cut = {name: part[:, :3] if part.shape[1:2] == (T,) else part for name, part in batch.items()}
-    for name in ("values", "hours_since"):
-        batch[name][:, 3:] = 1e6
+    batch["values"][:, 3:] = 1e6
     torch.testing.assert_close(net(**batch), net(**cut), rtol=0, atol=1e-12)
 
 
@@ -143,3 +140,19 @@ def test_bad_arguments_are_named() -> None:
         SummaryNetwork(F, S, members=0)
     with pytest.raises(ConfigError, match="windows is 0"):
         SummaryNetwork(F, S, windows=[6, 0])
+
+
+def test_what_is_there_in_part_counts_in_part() -> None:
+    net = fitted([2, 3])
+    batch = inputs() | {"lengths": torch.full((B,), T)}
+    nothing = net._read(
+        net._at_end(**batch | {"values": batch["values"] * 0, "observed": batch["observed"] * 0}), batch["statics"]
+    )
+    assert torch.isfinite(nothing).all()
+    whole = net._at_end(**batch)
+    for share in (0.001, 0.3):
+        part = net._at_end(**batch | {name: batch[name] * share for name in ("values", "observed")})
+        torch.testing.assert_close(part.seen, whole.seen * share)
+        known = whole.there[:, : F * (9 + 6)] > 0
+        torch.testing.assert_close(part.there[:, : F * 15], whole.there[:, : F * 15] * share)
+        torch.testing.assert_close(part.value[:, : F * 15][known], whole.value[:, : F * 15][known], rtol=0, atol=1e-9)
