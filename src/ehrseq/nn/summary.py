@@ -52,7 +52,7 @@ class SummaryNetwork(nn.Module):
     step, how much was observed of all features together, and the statics.
 
     An explanation may ask for histories that are there in part: an observation of a share a, and a times its value. Its
-    figures stay what they are and count by the share a, so that what a network says of them changes in a straight line.
+    figures stay what they are and count by the share a, so that it runs through no bends on its way from nothing.
 
     Args:
         num_features: F, the number of features of the grid.
@@ -115,7 +115,7 @@ class SummaryNetwork(nn.Module):
         """Take the knots: evenly spaced quantiles of each figure where it means something.
 
         Args:
-            batches: What `forward` is called with, of some histories of `train`.
+            batches: What `forward` is called with, of some histories of `train`; without any the knots stay.
             steps: Whether the figures are those at steps of each history, see `steps`.
         """
         rows = []
@@ -125,6 +125,8 @@ class SummaryNetwork(nn.Module):
             if steps:
                 value = value[_some_steps(inputs["lengths"], value.shape[1])]
             rows.append(value.float().cpu().numpy())
+        if not rows:
+            return
         shares = np.linspace(0, 1, self.knots.shape[1])
         with warnings.catch_warnings():
             # A figure that nobody has gets no pieces.
