@@ -222,7 +222,6 @@ class SummaryNetwork(Component):
     hidden_size: PositiveInt = 64
     members: PositiveInt = 16
     windows: tuple[PositiveInt, ...] = (6, 12, 24)
-    bins: PositiveInt = 8
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
 

@@ -55,11 +55,6 @@ class HistoryDataset(Dataset[SequenceBatch]):
             self._whole = type(batches[0]).concatenate(batches)
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
 
-    def some(self, count: int, seed: int = 0) -> Iterator[SequenceBatch]:
-        """Batches of so many histories, drawn at random, or of all where there are no more."""
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        return (self[chosen[start : start + _CHUNK]] for start in range(0, len(chosen), _CHUNK))
-
     def shuffled(
         self, config: Loader, pin: bool = False, rank: int = 0, ranks: int = 1, seed: int = 0, accumulate: int = 1
     ) -> DataLoader[SequenceBatch]:

@@ -1,6 +1,5 @@
 """The whole net: embedding, encoder, pooling and head in a row, and what stands beside them."""
 
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,24 +101,13 @@ class SequenceModel(nn.Module):
         self.hidden_dropout = nn.Dropout1d(check_probability("hidden_dropout", hidden_dropout))
 
     @torch.no_grad()
-    def fit(self, outcomes: NDArray[np.float32], histories: Iterable[SequenceInputs] = (), steps: bool = False) -> None:
-        """Take what is needed from `train`, and begin with predictions that fit the mean of its outcomes.
-
-        Args:
-            outcomes: Of all samples, (M, L).
-            histories: As many as `histories_to_fit` asks for.
-            steps: Whether there is an output at every step.
-        """
+    def fit(self, outcomes: NDArray[np.float32]) -> None:
+        """Take what is needed from the outcomes of `train`, (M, L), and begin with predictions that fit their mean."""
         self.objective.fit(outcomes)
         initial = self.objective.initial(outcomes)
         self.head.bias.copy_(initial)
         if self.summary is not None:
             self.summary.bias.copy_(initial)
-            self.summary.fit((_read(inputs, self.summary.reads) for inputs in histories), steps)
-
-    def histories_to_fit(self, steps: bool) -> int:
-        """How many histories `fit` has use for, at most."""
-        return 0 if self.summary is None else self.summary.histories_to_fit(steps)
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
         """Predict for a batch.

@@ -7,7 +7,7 @@ from torch import Tensor
 KNOTS = (-2.0, -1.0, -0.4, 0.4, 1.0, 2.0)
 
 
-def pieces(x: Tensor, knots: Tensor | tuple[float, ...] = KNOTS) -> Tensor:
+def pieces(x: Tensor, knots: tuple[float, ...] = KNOTS) -> Tensor:
     """Piecewise-linear encoding (Gorishniy et al. 2022, "On Embeddings for Numerical Features", equation 1).
 
     Piece k of x says how far x has come from knot k to knot k + 1: 0 below the piece, 1 above it. A linear layer on
@@ -19,12 +19,12 @@ def pieces(x: Tensor, knots: Tensor | tuple[float, ...] = KNOTS) -> Tensor:
 
     Args:
         x: Numbers, (..., D).
-        knots: K rising numbers for all, or (D, K) of each; between two that are equal there is no piece: it is 0.
+        knots: K rising numbers.
 
     Returns:
         (..., D (K - 1)): the pieces of each number side by side.
     """
-    edges = torch.as_tensor(knots, dtype=x.dtype, device=x.device)
-    low, width = edges[..., :-1], edges.diff()
-    slope = torch.where(width > 0, 1 / width, 0.0)
+    edges = torch.tensor(knots, dtype=x.dtype, device=x.device)
+    low, high = edges[:-1], edges[1:]
+    slope = 1 / (high - low)
     return torch.addcmul(-low * slope, x.unsqueeze(-1), slope).clamp(0, 1).flatten(-2)

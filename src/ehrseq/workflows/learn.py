@@ -262,9 +262,7 @@ def set_up(
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     recipe = recipe or Recipe()
-    steps = settings.outputs == "steps"
-    # The same for all seeds.
-    model.fit(train.outcomes, train.some(model.histories_to_fit(steps)), steps)
+    model.fit(train.outcomes)
     model = recipe.alter(model)
     module = (recipe.module or SequenceModule)(
         model,
