@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ehrseq.metrics import evaluate_binary
-from ehrseq.metrics.comparison import compare_groups, corrected_resampled_t, covariance_of, group_runs, over_sets
+from ehrseq.metrics.comparison import (
+    compare_groups,
+    corrected_resampled_t,
+    covariance_of,
+    group_runs,
+    over_sets,
+    telling_subjects,
+)
 from ehrseq.metrics.delong import delong
 from ehrseq.metrics.intervals import METRICS, bootstrap
 
@@ -136,7 +143,7 @@ def paired(experiments: int, subjects: int, aurocs: tuple[float, float], each: i
         for name, tally in tallies.items():
             values, covariance = areas if name == "auroc_delong" else tables[name]
             groups = group_runs(values, covariance, np.arange(2))
-            found = compare_groups(groups, subjects, 0.95)
+            found = compare_groups(groups, telling_subjects(data.label, data.subject), 0.95)
             tally.add(found.low[0, 1], found.high[0, 1], found.p[0, 1], truth[name.removesuffix("_delong")])
     return {name: tally.figures(aurocs[0] == aurocs[1]) for name, tally in tallies.items()}
 
@@ -154,7 +161,7 @@ def seeded(experiments: int, subjects: int, seeds: int, spread: float) -> Any:
         spreads.append(groups.spread)
         for name, tally in tallies.items():
             own = groups if name == "with_seeds" else groups._replace(spread=np.full(2, np.nan))
-            found = compare_groups(own, subjects, 0.95)
+            found = compare_groups(own, telling_subjects(data.label, data.subject), 0.95)
             tally.add(found.low[0, 1], found.high[0, 1], found.p[0, 1], 0.0)
     result: Any = {name: tally.figures(True) for name, tally in tallies.items()}
     result["true_spread"] = spread
@@ -183,7 +190,7 @@ def folds(experiments: int, subjects: int, count: int, width: int = 20, strength
             sampling[k] = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
         ratio = 1 / (count - 1)
         for name, found in (
-            ("over_sets", over_sets(difference, sampling, ratio, subjects, 0.95)),
+            ("over_sets", over_sets(difference, sampling, ratio, telling_subjects(label, np.arange(subjects)), 0.95)),
             ("corrected_t", corrected_resampled_t(difference, ratio, 0.95)),
             ("plain_t", corrected_resampled_t(difference, 0.0, 0.95)),
         ):

@@ -5,7 +5,7 @@ draws the same subjects for all runs, or for AUROC from `delong`. Two kinds of c
 were held out (sampling), and which seed a network was trained with.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,19 @@ def covariance_of(replicates: Floats) -> Floats:
     return covariance
 
 
+def telling_subjects(label: Floats, subject: NDArray[Any]) -> int:
+    """How many subjects the rarer class of a yes or no has: they settle how well an error is known.
+
+    The variance of a metric of two classes is a sum over both, S1 / n1 + S0 / n0, as that of a difference of two means
+    is; n - 1 of the smaller class bounds its degrees of freedom from below (Welch 1947, Biometrika 34).
+
+    Args:
+        label: (N,) 0, 1, or nan where unknown.
+        subject: (N,) whose each is.
+    """
+    return min(len(np.unique(subject[label == value])) for value in (0, 1))
+
+
 class Groups(NamedTuple):
     """Configurations, each with the runs of its seeds.
 
@@ -115,7 +128,7 @@ def compare_groups(groups: Groups, subjects: int, level: float) -> Inference:
 
     Args:
         groups: The configurations.
-        subjects: How many subjects were drawn from.
+        subjects: How many subjects were drawn from; of a yes or no, how many the rarer class has (`telling_subjects`).
         level: Coverage of the intervals.
     """
     difference = groups.mean[:, None] - groups.mean
@@ -146,7 +159,7 @@ def over_sets(value: Floats, sampling: Floats, ratio: float, subjects: int, leve
         value: (J, ...) values, or differences, in each of J sets.
         sampling: (J, ...) their variances by the choice of each set's subjects.
         ratio: Test to training subjects, n2 / n1.
-        subjects: How many there are in all sets.
+        subjects: How many there are in all sets; of a yes or no, how many the rarer class has (`telling_subjects`).
         level: Coverage of the intervals.
     """
     sets = len(value)

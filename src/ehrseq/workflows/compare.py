@@ -30,6 +30,7 @@ from ehrseq.metrics.comparison import (
     group_runs,
     letters,
     over_sets,
+    telling_subjects,
 )
 from ehrseq.metrics.delong import Areas, delong
 from ehrseq.metrics.directions import better
@@ -214,7 +215,7 @@ def _one_set(unit: Unit, names: Sequence[str], settings: Settings) -> dict[str, 
             Row(name, item.value, item.ci_low, item.ci_high, int(seeds), _plain(spread), None)
             for name, item, seeds, spread in zip(names, means, groups.seeds, groups.spread, strict=True)
         ]
-        tables[metric] = _table(metric, found.method, rows, compare_groups(groups, unit.subjects, level), names)
+        tables[metric] = _table(metric, found.method, rows, compare_groups(groups, _telling(unit), level), names)
     return tables
 
 
@@ -239,11 +240,12 @@ def _many_sets(units: Sequence[Unit], names: Sequence[str], settings: Settings) 
             continue
         differences = values[:, :, None] - values[:, None]
         if is_apart:
+            telling = sum(_telling(unit) for unit in units)
             shared = np.stack([item.sampling for item in groups])  # (J, C, C)
             own = np.diagonal(shared, axis1=1, axis2=2)
-            value = over_sets(values, own, ratio, total, level)
+            value = over_sets(values, own, ratio, telling, level)
             between = np.maximum(own[:, :, None] + own[:, None] - 2 * shared, 0.0)
-            difference = over_sets(differences, between, ratio, total, level)
+            difference = over_sets(differences, between, ratio, telling, level)
             method = f"{first.method} within {len(units)} sets, and what the sets differ by beyond that"
         else:
             value = corrected_resampled_t(np.moveaxis(values, 0, -1), ratio, level)
@@ -269,6 +271,14 @@ def _evaluate(run: Scored, settings: Settings) -> dict[str, Estimate]:
         alarm = prediction[:, 0] >= threshold
         estimates[UTILITY] = evaluate_utility(subject, outcome[:, 0], alarm, **options)
     return estimates
+
+
+def _telling(unit: Unit) -> int:
+    """How many subjects settle how well errors are known: of a yes or no, those of the rarer class."""
+    run = unit.runs[0]
+    if isinstance(run.target, BinaryTarget):
+        return telling_subjects(run.outcome()[:, 0].astype(np.float64), run.subject())
+    return unit.subjects
 
 
 def _areas(unit: Unit) -> dict[str, Areas]:

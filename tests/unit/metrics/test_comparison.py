@@ -22,6 +22,7 @@ from ehrseq.metrics.comparison import (
     infer,
     letters,
     over_sets,
+    telling_subjects,
 )
 from ehrseq.metrics.delong import delong
 
@@ -117,7 +118,7 @@ def test_intervals_cover_and_p_is_uniform_where_models_are_equal(method: str, ea
             tables = [table_of(drawn, name) for name in ("auroc", "log_loss")]
         for value, covariance in tables:
             groups = group_runs(value, covariance, np.arange(2))
-            p.append(float(compare_groups(groups, 300 // each, 0.95).p[0, 1]))
+            p.append(float(compare_groups(groups, telling_subjects(label, subject), 0.95).p[0, 1]))
     missed = np.mean(np.array(p) < 0.05)
     # Four standard errors of the count.
     assert abs(missed - 0.05) < 4 * math.sqrt(0.05 * 0.95 / len(p))
@@ -147,9 +148,9 @@ def test_seeds_count_beside_sampling_and_are_kept_apart() -> None:
         label, risk, subject = experiment(number, 600, strengths, 1)
         groups = group_runs(*delong(label, risk, subject), np.repeat([0, 1], 4))
         spreads.append(groups.spread)
-        p["with"].append(float(compare_groups(groups, 600, 0.95).p[0, 1]))
+        p["with"].append(float(compare_groups(groups, telling_subjects(label, subject), 0.95).p[0, 1]))
         alone = groups._replace(spread=np.full(2, np.nan))
-        p["without"].append(float(compare_groups(alone, 600, 0.95).p[0, 1]))
+        p["without"].append(float(compare_groups(alone, telling_subjects(label, subject), 0.95).p[0, 1]))
     assert 0.02 < np.mean(np.array(p["with"]) < 0.05) < 0.09
     assert np.mean(np.array(p["without"]) < 0.05) > 0.12
     big = [
@@ -166,6 +167,14 @@ def test_one_seed_leaves_the_error_to_sampling() -> None:
     assert found.error[0, 1] == pytest.approx(math.sqrt(0.5e-4 + 1e-4))
     assert found.freedom[0, 1] == pytest.approx(99)
     assert found.p[0, 0] == 1
+
+
+def test_the_rarer_class_tells() -> None:
+    label = np.array([0.0, 1.0, 1.0, 0.0, 1.0, np.nan, 1.0])
+    subject = np.array([1, 1, 1, 2, 3, 4, 5])
+    assert telling_subjects(label, subject) == 2  # two subjects are seen without the outcome, three with it
+    assert telling_subjects(1 - label, subject) == 2
+    assert telling_subjects(np.ones(3), np.arange(3)) == 0
 
 
 def test_identical_models_are_equal() -> None:
