@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
         "git": git_state(root),
         "code": digest_files(root.rglob("*.py"), root),
         "packages": dict(sorted(packages.items())),

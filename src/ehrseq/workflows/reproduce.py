@@ -98,6 +98,7 @@ def run(settings: Settings, reference: str, overrides: Sequence[str] = ()) -> Re
     for difference in differences:
         say(f"reproduce: {difference}")
     again = _elsewhere(wanted, folder)
+    _take_threads(trained)
     with timed("reproduce: made again"):
         repeated = open_run(experiment.run(again).folder)
     changed = _changed_data(trained, repeated)
@@ -108,6 +109,14 @@ def run(settings: Settings, reference: str, overrides: Sequence[str] = ()) -> Re
     plain = {"verdict": verdict, "differences": [asdict(item) for item in result.differences], "results": results}
     write_json(folder / RESULT, {"run": trained.folder.name, **plain})
     return result
+
+
+def _take_threads(trained: TrainedRun) -> None:
+    """As many threads as the training had: how sums are split, and so how they are rounded, follows from it."""
+    if threads := read_json(trained.folder / TRAIN / ENVIRONMENT).get("threads"):
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def _clear(folder: Path, force: bool) -> None:
