@@ -18,6 +18,8 @@ _EVEN = 0.95  # of the largest entropy
 _OTHER = 0.5  # of the largest divergence of weights that give the same score
 _STABLE = 0.5  # rank correlation with other seeds below which an explanation is of one network alone
 _CONTROLS = {RANDOM: "random", UNTRAINED: "untrained", SHUFFLED: SHUFFLED}  # and how differences from them end
+# Differences whose interval is not known may be chance.
+_UNJUDGED = "No verdict: without bootstrap samples (evaluate.replicates=0) chance cannot be told from effect."
 _WORDS = {
     "random_weights": "random weights",
     "shuffled_labels": "trained on permuted labels",
@@ -106,7 +108,7 @@ def reach_verdict(
             metrics[f"{name}/times_random"] = Estimate(found.value, low, high)
     ranking = tuple(sorted(explainers, key=lambda name: -_value(metrics, f"{name}/comprehensiveness")))
     believed = tuple(name for name in ranking if _is_believed(metrics, name))
-    sentence = _sentence(metrics, ranking, believed)
+    sentence = _sentence(metrics, ranking, believed) if replicates else _UNJUDGED
     return Verdict(sentence, ranking, believed, metrics, len(subjects))
 
 

@@ -100,6 +100,10 @@ def test_the_verdict_tells_good_from_bad(
             nothing = reach_verdict(same, ["chance"], store.subjects_of(samples), **options)  # type: ignore[arg-type]
             assert nothing.believed == ()
             assert "explain with none" in nothing.sentence
+            unsure = {**options, "replicates": 0}
+            unjudged = reach_verdict(figures, [NAME], store.subjects_of(samples), **unsure)  # type: ignore[arg-type]
+            assert unjudged.sentence.startswith("No verdict: without bootstrap samples (evaluate.replicates=0)")
+            assert unjudged.believed == ()
 
 
 def test_networks_of_the_verdict_are_heard(store: Store, model: SequenceModel, representation: Representation) -> None:
