@@ -20,12 +20,19 @@ def find_misfit(settings: "Settings") -> str | None:
 
     model = settings.model
     if isinstance(model, Trees):
-        return _trees(settings, model) or _monitor(settings) or _loss(settings) or _recalibration(settings)
+        return (
+            _trees(settings, model)
+            or _members(settings)
+            or _monitor(settings)
+            or _loss(settings)
+            or _recalibration(settings)
+        )
     return (
         _recalibration(settings)
         or _monitor(settings)
         or _loss(settings)
         or _forecast(settings)
+        or _members(settings)
         or _representation(settings, model)
         or _steps(settings, model)
         or _attention(settings, model)
@@ -103,6 +110,12 @@ def _forecast(settings: "Settings") -> str | None:
         return f"members={settings.members}: a forecast target has one network; use members=1"
     if settings.audit.shuffled_labels:
         return "audit.shuffled_labels=true: a forecast target learns from no labels that could be permuted"
+    return None
+
+
+def _members(settings: "Settings") -> str | None:
+    if settings.members_by == "folds" and settings.members == 1:
+        return "members_by=folds: one member has no other folds to learn from; use members=5, or members_by=seeds"
     return None
 
 

@@ -356,6 +356,7 @@ class Settings(Section):
     tracking: Tracking
     seed: NonNegativeInt
     members: PositiveInt
+    members_by: Literal["seeds", "folds"]
     split: Split
     preprocess: Preprocess
     engine: Engine

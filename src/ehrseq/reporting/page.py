@@ -287,13 +287,14 @@ def _facts(
     git = machine.get("git") or {}
     packages, options = machine.get("packages", {}), evaluation["key"]["evaluate"]
     sizes = sizes_of(evaluation)
+    by_folds = config.get("members_by") == "folds"
     facts = [
         ("run", folder.name),
         ("data", f"{evaluation['source']}, digest {evaluation['data_digest']}; store {evaluation['store_digest']}"),
         ("predictions by split", sizes),
         ("model", str(config["model"]["name"])),
         ("chosen by", f"{training.get('monitor')}, epoch {training.get('best_epoch')} of {training.get('epochs')}"),
-        ("seed; members", f"{config['seed']}; {config['members']}"),
+        ("seed; members", f"{config['seed']}; {config['members']}" + (", by folds" if by_folds else "")),
         ("recalibration", str(evaluation["key"].get("recalibration", "none"))),
         ("intervals", f"{evaluation['level']:.0%}, {options['replicates']:,} bootstrap samples of subjects, "
                       f"seed {options['seed']}"),

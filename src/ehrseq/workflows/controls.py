@@ -111,7 +111,7 @@ class _Training:
         own = trained.settings
         here = {"accelerator": settings.trainer.accelerator, "progress": settings.trainer.progress}
         trainer = own.trainer.model_copy(update={**here, "devices": 1, "nodes": 1, "profile": False})
-        same = own.model_copy(update={"members": 1, "trainer": trainer, "paths": settings.paths})
+        same = own.model_copy(update={"members": 1, "members_by": "seeds", "trainer": trainer, "paths": settings.paths})
         return cls(same, prepared, trained, find_start(same, prepared), settings.force)
 
     def train(

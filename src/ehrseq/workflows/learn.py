@@ -14,6 +14,7 @@ from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
 from ehrseq.workflows.engine import keep_freed_memory
+from ehrseq.workflows.member_folds import MemberFolds
 from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def learn_members(
     report: Callable[[str], None] | None = None,
     start: "Start | None" = None,
 ) -> Learned:
-    """Train `settings.members` models that differ by their seeds; the first is the one that would be trained alone.
+    """Train `settings.members` models that differ by their seeds, and with `members_by=folds` by what they learn from.
+
+    Of those that differ by their seeds alone, the first is the one that would be trained alone.
 
     Args:
         settings: What and how.
@@ -71,13 +74,14 @@ def learn_members(
     """
     if settings.members == 1:
         return learn_model(settings, store, folder, sink, report, start)
-    members = []
+    folds, members = member_folds(settings), []
     for number in range(settings.members):
         own = settings.model_copy(update={"seed": settings.seed + number * SEEDS_APART})
         if report:
             report(f"train: member {number + 1} of {settings.members}")
         place = member_folder(folder, number)
-        members.append(learn_model(own, store, place, sink if number == 0 else lambda *_: None, report, start))
+        seen = folds.store_of(store, number) if folds else store
+        members.append(learn_model(own, seen, place, sink if number == 0 else lambda *_: None, report, start))
 
     def write(target: Path) -> None:
         for number, member in enumerate(members):
@@ -85,9 +89,14 @@ def learn_members(
             place.mkdir(exist_ok=True)
             member.write(place)
 
-    scorer = EnsembleScorer(tuple(member.scorer for member in members))
+    scorer = EnsembleScorer(tuple(member.scorer for member in members), folds)
     score = sum(member.score for member in members) / len(members)
     return Learned(scorer, write, members[0].epoch, sum(member.epochs for member in members), score)
+
+
+def member_folds(settings: Settings) -> MemberFolds | None:
+    """How subjects are dealt out among the members; None where all of them learn from the same."""
+    return MemberFolds(settings.members, settings.split.seed) if settings.members_by == "folds" else None
 
 
 def member_folder(folder: Path, number: int) -> Path:

@@ -20,7 +20,7 @@ from ehrseq.metrics.recalibration import Calibrator
 from ehrseq.preprocess import Preprocessor
 from ehrseq.tracking import describe_run_id, reason
 from ehrseq.workflows.build import build_booster, build_model
-from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder
+from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder, member_folds
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.recalibration import CALIBRATION, apply_calibrators, read_calibrators
 from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
@@ -54,6 +54,8 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     key: dict[str, Any] = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
     if settings.members > 1:
         key["members"] = settings.members
+    if settings.members_by != "seeds":
+        key["members_by"] = settings.members_by
     if settings.pretrained is not None:
         pretraining = find_run(settings.pretrained, settings, "pretrained")
         # The stores go along, so that whoever begins with this run in turn knows whom its weights have seen.
@@ -120,7 +122,7 @@ class TrainedRun:
     def scorer(self) -> Scorer:
         """The network or the trees, or all members of an ensemble, ready to score histories."""
         members = tuple(self._member(number) for number in range(self.settings.members))
-        return members[0] if len(members) == 1 else EnsembleScorer(members)
+        return members[0] if len(members) == 1 else EnsembleScorer(members, member_folds(self.settings))
 
     def _member(self, number: int) -> Scorer:
         if isinstance(self.settings.model, Trees):

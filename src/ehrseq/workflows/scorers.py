@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Outputs, RepresentationConfig, Settings, SummaryConfig
 from ehrseq.config.targets import ForecastTarget
 from ehrseq.store import Store
+from ehrseq.workflows.member_folds import MemberFolds
 
 if TYPE_CHECKING:
     from ehrseq.baselines import GradientBoosting
@@ -113,15 +114,47 @@ def network_scorer(model: "SequenceModel", settings: Settings) -> Scorer:
 
 @dataclass(frozen=True)
 class EnsembleScorer:
-    """Several scorers, whose predictions are averaged (Lakshminarayanan et al. 2017)."""
+    """Several scorers, whose predictions are averaged (Lakshminarayanan et al. 2017).
+
+    Of an ensemble over folds, subjects that members have learned from are predicted by the one that has not: what is
+    chosen or fitted on `tuning` rests on predictions of unseen subjects there, too.
+
+    Attributes:
+        members: K scorers.
+        folds: What each has not learned from; None: all have learned from the same.
+    """
 
     members: tuple[Scorer, ...]
+    folds: MemberFolds | None = None
 
     def score(self, store: Store, samples: NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
         """The mean of the members' predictions, (M, P); see `Scorer`."""
-        total = sum(member.score(store, samples, settings) for member in self.members)
-        mean: NDArray[np.float64] = np.asarray(total) / len(self.members)
+        return self.average(self.each(store, samples, settings))
+
+    def average(self, each: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean (M, P) of what the members predict, (K, M, P)."""
+        if self.folds is None:
+            mean: NDArray[np.float64] = each.mean(axis=0)
+        else:
+            known = ~np.isnan(each[:, :, :1])
+            mean = np.where(known, each, 0.0).sum(axis=0) / known.sum(axis=0)
         return mean
+
+    def each(self, store: Store, samples: NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+        """What each member predicts, (K, M, P); nan of subjects that it has learned from and another has not."""
+        if self.folds is None:
+            return np.stack([member.score(store, samples, settings) for member in self.members])
+        fold = self.folds.of_samples(store)[samples]
+        parts = {}
+        for number, member in enumerate(self.members):
+            rows = np.flatnonzero((fold == number) | (fold < 0))
+            if len(rows):
+                parts[number] = rows, member.score(store, samples[rows], settings)
+        width = next(iter(parts.values()))[1].shape[1] if parts else 0
+        each = np.full((len(self.members), len(samples), width), np.nan)
+        for number, (rows, predicted) in parts.items():
+            each[number, rows] = predicted
+        return each
 
 
 def score_members(
@@ -130,12 +163,14 @@ def score_members(
     """The predictions (M, P), and of an ensemble how far its members are apart.
 
     Returns:
-        The predictions, and the standard deviation of the members' first prediction, (M,); None where there is one.
+        The predictions, and the standard deviation of the members' first prediction, (M,); None where there is one
+        member, or one that has not learned from the subject.
     """
     if not isinstance(scorer, EnsembleScorer):
         return scorer.score(store, samples, settings), None
-    each = np.stack([member.score(store, samples, settings) for member in scorer.members])
-    return each.mean(axis=0), each[:, :, 0].std(axis=0, ddof=1)
+    each = scorer.each(store, samples, settings)
+    unseen_by_all = not np.isnan(each).any()
+    return scorer.average(each), each[:, :, 0].std(axis=0, ddof=1) if unseen_by_all else None
 
 
 @dataclass(frozen=True)
