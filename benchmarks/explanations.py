@@ -115,23 +115,27 @@ def planted(folders: list[str], count: int = 200) -> None:
     )
 
 
-def stability(folders: list[str], count: int = 200) -> None:
-    """Rank correlation of the importance of codes between runs that differ by their seeds."""
-    weights: list[NDArray[np.float64]] = []
+def stability(folders: list[str]) -> None:
+    """Rank correlation of the importance of codes on held_out between runs that differ by their seeds."""
+    names = ["code_occlusion", "integrated_gradients"]
+    weights: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
     codes: tuple[str, ...] = ()
     for folder in folders:
         _, _, store, representation, model = opened(folder)
         codes = (*representation.names, *StaticCodes.of(store).names)
         cohort = Cohort(codes, len(representation.names))
-        samples = store.samples("held_out")[:count]
-        for histories, found in explained([IntegratedGradients(model, 16)], representation, samples, CPU):
+        explainers = make_explainers(names, model, 16, 6.0)
+        for histories, found in explained(explainers, representation, store.samples("held_out"), CPU):
             cohort.add(histories, found, "")
-        weights.append(np.concatenate([chunk[0] for chunk in cohort.by_code["integrated_gradients"]]).mean(0))
-    mean = np.mean(weights, axis=0)
-    top = np.argsort(-mean)[:20]
-    pairs = [spearman(one[top], other[top]) for one, other in combinations(weights, 2)]
-    leading = [codes[number] for number in top]
-    save("stability", {"runs": len(folders), "spearman_top20": pairs, "mean": float(np.mean(pairs)), "top20": leading})
+        for name, own in weights.items():
+            own.append(np.concatenate([chunk[0] for chunk in cohort.by_code[name]]).mean(0))
+    told: dict[str, Any] = {"runs": len(folders)}
+    for name, own in weights.items():
+        top = np.argsort(-np.mean(own, axis=0))[:20]
+        pairs = [spearman(one[top], other[top]) for one, other in combinations(own, 2)]
+        leading = [codes[number] for number in top]
+        told[name] = {"spearman_top20": pairs, "mean": float(np.mean(pairs)), "top20": leading}
+    save("stability", told)
 
 
 def speed(folder: str, count: int = 512) -> None:
