@@ -1,10 +1,11 @@
 """Training beside PyPOTS' GRU-D and PyHealth's LSTM: the same stays, steps, sizes and threads, all in one run.
 
-    python benchmarks/peer_training.py --path set-a.tar.gz --pypots PYTHON --pyhealth PYTHON
+    python benchmarks/peer_training.py --path set-a.tar.gz --pypots PYTHON --pyhealth PYTHON [WORDS]
 
 PYTHON is the interpreter of an environment that holds the peer. Both sides validate once an epoch, as their trainers
 do; ours also tracks in MLflow and keeps checkpoints. The peers get our normalised grid as arrays, so that reading the
-files is not counted. Ours and the peer's run in turns; samples a second are those of the median epoch.
+files is not counted. Ours and the peer's run in turns; samples a second are those of the median epoch, by the clock and
+by processor time, which a busy host does not touch. WORDS are settings of ours, such as trainer.precision=bf16-mixed.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from epochs import Span, timed_epochs
 from numpy.typing import NDArray
 
 from ehrseq.config.load import load_settings
@@ -65,15 +67,21 @@ def arrays(words: list[str], target: Path) -> tuple[Store, NDArray[np.float32]]:
     return store, parts["held_out_y"]
 
 
-def ours(words: list[str], epochs: int, folder: Path) -> tuple[float, float]:
-    """Seconds of an epoch, and the held-out AUROC, of `ehrseq train`."""
+def ours(words: list[str], epochs: int, folder: Path) -> tuple[Span, float]:
+    """An epoch of `ehrseq train`, and the held-out AUROC."""
     place = [f"paths.runs={folder}", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"trainer.max_epochs={epochs + 1}"]
-    result = experiment.run(load_settings([*words, *ALONE, *place]))
-    lines = [json.loads(line) for line in (result.folder / "tracking" / "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["values"]["epoch_seconds"] for line in lines if "epoch_seconds" in line["values"]]
+    with timed_epochs() as spans:
+        result = experiment.run(load_settings([*ALONE, *words, *place]))
     score = result.metrics["held_out/auroc"]["value"]
     assert score is not None
-    return median(seconds[1:]), score
+    return Span(*(median(getattr(span, kind) for span in spans[1:]) for kind in ("wall", "cpu"))), score
+
+
+def theirs(command: list[Any], outcome: NDArray[Any]) -> tuple[Span, float]:
+    """The same of a peer, which runs as a process of its own."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    return Span(said["wall"], said["cpu"]), float(auroc(outcome, np.array(said["probability"])))
 
 
 def main() -> None:
@@ -84,6 +92,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = {"gru_d": (options.pypots, "pypots_grud.py"), "lstm": (options.pyhealth, "pyhealth_lstm.py")}
@@ -96,30 +105,29 @@ def main() -> None:
         for model, (python, script) in cases.items():
             if python is None:
                 continue
-            found: dict[str, list[tuple[float, float]]] = {"ehrseq": [], "peer": []}
+            found: dict[str, list[tuple[Span, float]]] = {"ehrseq": [], "peer": []}
             for number in range(options.rounds):
                 words = [*source, f"model={model}", *OWN[model], f"model.encoder.hidden_size={HIDDEN}"]
-                words.append(f"seed={number + 1}")
+                words += [f"seed={number + 1}", *options.words]
                 found["ehrseq"].append(ours(words, options.epochs, folder / f"{model}{number}"))
                 command = [python, PEERS / script, folder / "arrays.npz", options.epochs, HIDDEN, BATCH]
-                done = subprocess.run(
-                    [*map(str, command), str(options.threads)], capture_output=True, text=True, check=True
-                )
-                said = json.loads(done.stdout.splitlines()[-1])
-                found["peer"].append((said["epoch_seconds"], float(auroc(outcome, np.array(said["probability"])))))
-            rate = {side: samples / median(seconds for seconds, _ in runs) for side, runs in found.items()}
+                found["peer"].append(theirs([*command, options.threads], outcome))
+            rates = {
+                side: {kind: samples / median(getattr(span, kind) for span, _ in runs) for kind in ("wall", "cpu")}
+                for side, runs in found.items()
+            }
             rows[model] = {
                 "peer": script.partition("_")[0],
-                "samples_a_second": rate,
-                "ratio": rate["ehrseq"] / rate["peer"],
+                "samples_a_second": rates,
+                "ratio": {kind: rates["ehrseq"][kind] / rates["peer"][kind] for kind in ("wall", "cpu")},
                 "held_out_auroc": {side: [score for _, score in runs] for side, runs in found.items()},
             }
             print(model, rows[model], flush=True)
     told = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     told |= {"device": f"{platform.machine()} CPU", "hidden": HIDDEN, "batch": BATCH}
-    told[f"{options.threads} threads"] = {"epochs": options.epochs, "models": rows}
+    told[" ".join([f"{options.threads} threads", *options.words])] = {"epochs": options.epochs, "models": rows}
     write_json(RESULT, told)
-    print(pl.DataFrame([{"model": name, "ratio": row["ratio"]} for name, row in rows.items()]))
+    print(pl.DataFrame([{"model": name, **row["ratio"]} for name, row in rows.items()]))
 
 
 if __name__ == "__main__":

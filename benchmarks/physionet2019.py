@@ -25,6 +25,7 @@ def measure(model: str, seed: int, archive: Path, work: Path) -> dict[str, Any]:
     """One model over all folds."""
     # Trees summarise each hour's history by themselves; networks pass over a stay once.
     words = ["source=physionet2019", "task=sepsis"] if model == "gbm" else ["experiment=physionet2019"]
+    words += ["~model.embedding.features"] if model == "gru_d" else []
     words += [f"model={model}", f"source.path={archive}", f"seed={seed}", f"split.folds={FOLDS}"]
     tables, each, seconds = [], [], []
     for fold in range(FOLDS):

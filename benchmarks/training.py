@@ -5,12 +5,11 @@
 `ehrseq` trains as `ehrseq train` does: Lightning, MLflow on SQLite, metrics, checkpoints, progress lines, all on. After
 each of its epochs the bare loop has one: `nn.LSTM` or `nn.GRU`, a linear head, Adam, and the tuning split scored
 without gradients. The network is the same: values and masks in, the last hidden state out. Figures are medians over
-epochs.
+epochs, by the clock and by processor time, which a busy host does not touch.
 """
 
 import argparse
 import platform
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from epochs import Span, Stopwatch, timed_epochs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +26,6 @@ from ehrseq.config.load import load_settings
 from ehrseq.data import HistoryDataset, represent
 from ehrseq.data.batch import GridBatch
 from ehrseq.files import write_json
-from ehrseq.training.callbacks import EpochMetrics
 from ehrseq.workflows import experiment, prepare
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,8 +53,8 @@ class Bare(nn.Module):
         return logits
 
 
-def bare_epoch(words: list[str], cell: type[nn.LSTM | nn.GRU], size: int, device: torch.device) -> Callable[[], float]:
-    """Seconds of one epoch over batches that are ready on the device."""
+def bare_epoch(words: list[str], cell: type[nn.LSTM | nn.GRU], size: int, device: torch.device) -> Callable[[], Span]:
+    """What one epoch takes over batches that are ready on the device."""
     settings = load_settings(words)
     store = prepare.run(settings).open()
     representation = represent(store, settings.representation)
@@ -71,8 +70,8 @@ def bare_epoch(words: list[str], cell: type[nn.LSTM | nn.GRU], size: int, device
     net = Bare(cell, batches[0][0].shape[2], size).to(device)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
 
-    def epoch() -> float:
-        started = time.perf_counter()
+    def epoch() -> Span:
+        watch = Stopwatch()
         net.train()
         for x, lengths, outcome in batches:
             optimizer.zero_grad()
@@ -85,7 +84,7 @@ def bare_epoch(words: list[str], cell: type[nn.LSTM | nn.GRU], size: int, device
                 functional.binary_cross_entropy_with_logits(net(x, lengths), outcome)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return watch.read()
 
     return epoch
 
@@ -97,32 +96,23 @@ def compare(words: list[str], model: str, size: int, epochs: int, device: torch.
         place = [f"paths.runs={folder}/runs", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"paths.data={folder}/data"]
         words = [*PLAIN, *words, *place, f"model={model}", f"model.encoder.hidden_size={size}"]
         bare = bare_epoch(words, cell, size, device)
-        own: list[float] = []
-        other: list[float] = []
-        began = time.perf_counter()
-        inner = EpochMetrics._hand_on
-
-        def in_turns(self: EpochMetrics, metrics: dict[str, float], epoch: int) -> None:
-            nonlocal began
-            inner(self, metrics, epoch)
-            own.append(time.perf_counter() - began)
-            other.append(bare())
-            began = time.perf_counter()
-
-        EpochMetrics._hand_on = in_turns  # type: ignore[method-assign]
-        try:
+        other: list[Span] = []
+        with timed_epochs(between=lambda: other.append(bare())) as own:
             experiment.run(load_settings([*words, f"trainer.max_epochs={epochs + 2}"]))
-        finally:
-            EpochMetrics._hand_on = inner  # type: ignore[method-assign]
-    ratios = np.array(own[2:]) / np.array(other[2:])
+    pairs = list(zip(own, other, strict=True))[2:]
+    wall, cpu = [(ours.wall, bare.wall) for ours, bare in pairs], [(ours.cpu, bare.cpu) for ours, bare in pairs]
+    return {"model": model, "hidden_size": size, "epochs": epochs, "wall": ratio(wall), "processor": ratio(cpu)}
+
+
+def ratio(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Of seconds of an epoch of ours and of the bare loop after it."""
+    ours, bare = (median(side) for side in zip(*pairs, strict=True))
+    quartiles = np.quantile([one / other for one, other in pairs], [0.25, 0.5, 0.75])
     return {
-        "model": model,
-        "hidden_size": size,
-        "epochs": epochs,
-        "ehrseq_seconds": median(own[2:]),
-        "bare_seconds": median(other[2:]),
-        "ratio_of_medians": median(own[2:]) / median(other[2:]),
-        "ratio_quartiles": np.quantile(ratios, [0.25, 0.5, 0.75]).tolist(),
+        "ehrseq_seconds": ours,
+        "bare_seconds": bare,
+        "ratio_of_medians": ours / bare,
+        "ratio_quartiles": quartiles.tolist(),
     }
 
 

@@ -6,6 +6,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from ehrseq.config.component import Component, Probability, Share
 
+GridFeature = Literal[
+    "value", "pieces", "observed", "seen", "hours_since", "hours_in", "hours_in_pieces", "static_pieces"
+]
+
 
 class GridEmbedding(Component):
     """Arguments of the grid embedding that are not counted from the data."""
@@ -16,12 +20,7 @@ class GridEmbedding(Component):
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
     statics: Literal["steps", "none"] = "steps"
-    features: tuple[Literal["value", "pieces", "observed", "seen", "hours_since", "hours_in"], ...] = (
-        "value",
-        "observed",
-        "seen",
-        "hours_since",
-    )
+    features: tuple[GridFeature, ...] = ("value", "observed", "seen", "hours_since")
 
 
 class DecayedGridEmbedding(Component):
@@ -222,6 +221,7 @@ class SummaryNetwork(Component):
     hidden_size: PositiveInt = 64
     members: PositiveInt = 16
     windows: tuple[PositiveInt, ...] = (6, 12, 24)
+    hour_pieces: bool = False
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
 

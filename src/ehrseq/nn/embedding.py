@@ -12,9 +12,9 @@ from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
 from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import elapsed_hours
-from ehrseq.nn.pieces import KNOTS, pieces
+from ehrseq.nn.pieces import HOUR_KNOTS, KNOTS, pieces
 
-FEATURES = ("value", "pieces", "observed", "seen", "hours_since", "hours_in")
+FEATURES = ("value", "pieces", "observed", "seen", "hours_since", "hours_in", "hours_in_pieces", "static_pieces")
 # A value last seen a day ago scales to 1; ages over 30 days count as 30 days.
 HOURS_UNIT = 24.0
 HOURS_LIMIT = 720.0
@@ -71,8 +71,9 @@ class GridEmbedding(Embedding):
         dropout: Dropout probability of the output.
         statics: "steps" repeats the statics at every step, "none" leaves them out (the head may still read them).
         features: Which of "value", "pieces" (of the value, see `pieces`; 0 until it is seen), "observed", "seen"
-            (observed in any step so far), "hours_since" and "hours_in" (since the first step; one number) the net sees;
-            always concatenated in this order.
+            (observed in any step so far), "hours_since", "hours_in" (since the first step; one number),
+            "hours_in_pieces" (the same at `HOUR_KNOTS`) and "static_pieces" (of each static) the net sees; always
+            concatenated in this order.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -95,9 +96,14 @@ class GridEmbedding(Embedding):
         self.num_statics = check_count("num_statics", num_statics, least=0)
         self.with_statics = check_choice("statics", statics, ("steps", "none")) == "steps" and num_statics > 0
         self.features = _check_features(features)
-        width = sum({"pieces": len(KNOTS) - 1, "hours_in": 0}.get(feature, 1) for feature in self.features)
-        alone = ("hours_in" in self.features) + (num_statics if self.with_statics else 0)
-        self.input_size = num_features * width + alone
+        per_feature = {"value": 1, "pieces": len(KNOTS) - 1, "observed": 1, "seen": 1, "hours_since": 1}
+        alone = {
+            "hours_in": 1,
+            "hours_in_pieces": len(HOUR_KNOTS) - 1,
+            "static_pieces": num_statics * (len(KNOTS) - 1),
+        }
+        self.input_size = num_statics if self.with_statics else 0
+        self.input_size += sum(num_features * per_feature.get(name, 0) + alone.get(name, 0) for name in self.features)
         self.linear: nn.Linear | None = None
         if projection is not None:
             self.linear = nn.Linear(self.input_size, check_count("projection", projection))
@@ -140,10 +146,15 @@ class GridEmbedding(Embedding):
             parts.append(seen)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
+        hours_in = (hours_before[:, :1] - hours_before).unsqueeze(-1)
         if "hours_in" in self.features:
-            parts.append(scale_hours(hours_before[:, :1] - hours_before).to(values.dtype).unsqueeze(-1))
-        if self.with_statics:
-            parts.append(statics.to(values.dtype).unsqueeze(1).expand(-1, values.shape[1], -1))
+            parts.append(scale_hours(hours_in).to(values.dtype))
+        if "hours_in_pieces" in self.features:
+            parts.append(pieces(hours_in, HOUR_KNOTS).to(values.dtype))
+        statics = statics.to(values.dtype)
+        constant = [pieces(statics)] if "static_pieces" in self.features else []
+        constant += [statics] if self.with_statics else []
+        parts += [numbers.unsqueeze(1).expand(-1, values.shape[1], -1) for numbers in constant]
         embedded: Tensor = self.input_dropout(torch.cat(parts, dim=-1))
         if self.linear is not None:
             embedded = torch.relu(self.linear(embedded))

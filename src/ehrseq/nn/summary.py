@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ehrseq.nn.checks import check_count, check_probability
+from ehrseq.nn.checks import check_count, check_flag, check_probability
 from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.embedding import scale_hours
 from ehrseq.nn.masking import last_state, step_mask
-from ehrseq.nn.pieces import KNOTS, pieces
+from ehrseq.nn.pieces import HOUR_KNOTS, KNOTS, pieces
 
 # Of logarithms of counts, of deviations and of scaled hours, which are never negative.
 _AMOUNT_KNOTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
@@ -38,6 +38,8 @@ class SummaryNetwork(nn.Module):
         hidden_size: Size of both hidden ReLU layers.
         members: K.
         windows: Numbers w of steps.
+        hour_pieces: Whether hours since the first step are bent at `HOUR_KNOTS`, in place of the few knots of amounts:
+            for predictions all along a stay.
         input_dropout: Dropout probability of the summary.
         dropout: Dropout probability of the hidden layers, each member's own.
 
@@ -55,6 +57,7 @@ class SummaryNetwork(nn.Module):
         hidden_size: int = 64,
         members: int = 16,
         windows: Sequence[int] = (6, 12, 24),
+        hour_pieces: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
@@ -65,9 +68,10 @@ class SummaryNetwork(nn.Module):
         self.members = check_count("members", members)
         self.outputs = check_count("outputs", outputs)
         self.windows = tuple(check_count("windows", steps) for steps in windows)
+        self.hour_pieces = check_flag("hour_pieces", hour_pieces)
         values, amounts = 7 + len(self.windows), 3 + len(self.windows)
         size = num_features * (values * (len(KNOTS) - 1) + amounts * (len(_AMOUNT_KNOTS) - 1) + 1)
-        size += num_statics * len(KNOTS) + len(_AMOUNT_KNOTS) - 1
+        size += num_statics * len(KNOTS) + len(HOUR_KNOTS if hour_pieces else _AMOUNT_KNOTS) - 1
         self.first = nn.Linear(size, hidden_size)
         self.second = nn.Linear(hidden_size, hidden_size)
         # Signs at first: members that start alike stay alike.
@@ -124,8 +128,7 @@ class SummaryNetwork(nn.Module):
             figures.append(totals[:, number] / sizes.clamp(max=window))
             amounts.append(torch.log1p(counts[:, number]) / 2)
         hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
-        amounts.append(scale_hours(hours).to(values.dtype))
-        return self._read(torch.cat(figures, -1), torch.cat(amounts, -1), seen, statics)
+        return self._read(torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours, statics)
 
     def steps(
         self,
@@ -146,8 +149,8 @@ class SummaryNetwork(nn.Module):
 
     def _summary(
         self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF + 1), and whether ever seen (B, T, F)."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), if ever seen (B, T, F), hours (B, T, 1)."""
         observed = observed.to(values.dtype)
         step = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)[:, None]
         total, count = values.cumsum(1), observed.cumsum(1)
@@ -163,12 +166,14 @@ class SummaryNetwork(nn.Module):
         for window in self.windows:
             figures.append((total - _earlier(total, window)) / step.clamp(max=window))
             amounts.append(torch.log1p(count - _earlier(count, window)) / 2)
-        amounts.append(scale_hours(hours_before[:, :1] - hours_before).to(values.dtype).unsqueeze(-1))
-        return torch.cat(figures, -1), torch.cat(amounts, -1), seen
+        hours = (hours_before[:, :1] - hours_before).unsqueeze(-1)
+        return torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours
 
-    def _read(self, figures: Tensor, amounts: Tensor, seen: Tensor, statics: Tensor) -> Tensor:
+    def _read(self, figures: Tensor, amounts: Tensor, seen: Tensor, hours: Tensor, statics: Tensor) -> Tensor:
         statics = statics.to(figures.dtype)
-        summary = [pieces(figures), pieces(amounts, _AMOUNT_KNOTS), seen, pieces(statics), statics]
+        passed = pieces(hours, HOUR_KNOTS) if self.hour_pieces else pieces(scale_hours(hours), _AMOUNT_KNOTS)
+        amounts = torch.cat([pieces(amounts, _AMOUNT_KNOTS), passed.to(figures.dtype)], -1)
+        summary = [pieces(figures), amounts, seen, pieces(statics), statics]
         shared = functional.relu(self.first(self.input_dropout(torch.cat(summary, -1))))
         own = self.dropout(shared.unsqueeze(-2) * self.factors)
         own = self.dropout(functional.relu(self.second(own)))

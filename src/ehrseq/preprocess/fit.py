@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ehrseq.config.schema import Preprocess
 from ehrseq.errors import DataError
 from ehrseq.meds import schema
-from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Limits, Preprocessor, Repair
+from ehrseq.preprocess.fitted import UNKNOWN, CodeEntry, Limits, Preprocessor, Repair, signed_log
 from ehrseq.preprocess.hierarchy import Hierarchy
 from ehrseq.preprocess.histories import HistoryReader
 from ehrseq.preprocess.statistics import Cleaner, Key, Statistics, gather, merge
@@ -103,8 +103,7 @@ def _entry(key: Key, row: int, statistics: Statistics, facts: Facts, config: Pre
     log = bool(
         config.log == "auto"
         and count
-        and not statistics.negative[row]
-        and plain.skewness[row] > _SKEWNESS
+        and _tail_away_from_zero(statistics, row)
         and config.normaliser != "quantile"  # has a scale of its own
     )
     moments = statistics.log if log else plain
@@ -113,7 +112,7 @@ def _entry(key: Key, row: int, statistics: Statistics, facts: Facts, config: Pre
         center, scale = float(moments.mean[row]), float(moments.deviation[row]) or 1.0
         sample = statistics.sample.get(key)
         if config.normaliser == "robust" and sample is not None:
-            value = np.log1p(sample.astype(np.float64)) if log else sample.astype(np.float64)
+            value = signed_log(sample.astype(np.float64)) if log else sample.astype(np.float64)
             low, middle, high = np.quantile(value, [0.25, 0.5, 0.75])
             # More than half of the values may be equal (a coma score of 15): the quartiles then say nothing of the
             # spread.
@@ -132,6 +131,14 @@ def _entry(key: Key, row: int, statistics: Statistics, facts: Facts, config: Pre
         events=int(statistics.events[row]),
         **facts.get(code, {}),
     )
+
+
+def _tail_away_from_zero(statistics: Statistics, row: int) -> bool:
+    """Whether all values lie on one side of 0, and few of them far from it."""
+    skewness = statistics.plain.skewness[row]
+    above = not statistics.negative[row] and skewness > _SKEWNESS
+    below = not statistics.positive[row] and skewness < -_SKEWNESS
+    return bool(above or below)
 
 
 def _fallbacks(

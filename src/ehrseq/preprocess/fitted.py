@@ -16,6 +16,18 @@ _UNCHECKED: Literal["clip"] = "clip"
 UNKNOWN = "UNKNOWN"  # the entry of timed codes that have none, where the configuration wants one
 
 
+def signed_log(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(1 + |value|) with the sign of the value: tails on either side of 0 come closer."""
+    logarithm: NDArray[np.float64] = np.copysign(np.log1p(np.abs(value)), value)
+    return logarithm
+
+
+def undo_signed_log(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of `signed_log`."""
+    plain: NDArray[np.float64] = np.copysign(np.expm1(np.abs(value)), value)
+    return plain
+
+
 @dataclass(frozen=True)
 class Repair:
     """Values in [low, high] are a known mix-up of units; the mended value is value * scale + offset."""
@@ -37,7 +49,7 @@ class CodeEntry:
         low: Smallest plausible value, or None.
         high: Largest plausible value, or None.
         repairs: Known mix-ups, mended before the limits are applied.
-        log: Whether log(1 + value) is normalised in place of the value.
+        log: Whether `signed_log` of the value is normalised in its place.
         center: Subtracted from the value.
         scale: The value is divided by it.
         quantiles: Evenly spaced quantiles of the values, where these are what normalises; a value becomes its rank
@@ -144,7 +156,7 @@ class Preprocessor:
         moved = mended.copy()
         if log.any():
             logged = np.flatnonzero(log.take(entry, mode=_UNCHECKED))
-            moved[logged] = np.log1p(np.maximum(moved.take(logged), 0))
+            moved[logged] = signed_log(moved.take(logged))
         moved -= center.take(entry, mode=_UNCHECKED)
         moved /= scale.take(entry, mode=_UNCHECKED)
         self._rank(entry, mended, moved)
@@ -191,7 +203,7 @@ class Preprocessor:
         log, center, scale = self._scales
         restored: NDArray[np.float64] = value * scale[entry] + center[entry]
         logged = np.flatnonzero(log[entry])
-        restored[logged] = np.expm1(restored[logged])
+        restored[logged] = undo_signed_log(restored[logged])
         for index in np.unique(entry):
             if quantiles := self.entries[index].quantiles:
                 mine = np.flatnonzero(entry == index)

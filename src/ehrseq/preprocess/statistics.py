@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.meds.splits import hash_subjects
+from ehrseq.preprocess.fitted import signed_log
 from ehrseq.preprocess.groups import Groups
 from ehrseq.preprocess.histories import History
 
@@ -99,8 +100,9 @@ class Statistics:
         events: (K,) events.
         subjects: (K,) subjects that have at least one.
         negative: (K,) clean values below 0.
+        positive: (K,) clean values above 0.
         plain: Moments of the clean values.
-        log: Moments of log(1 + value); only of use where none is negative.
+        log: Moments of `signed_log`; only of use where all are on one side of 0.
         rare: The subjects of each code that has fewer than `few`, for merging codes; empty where not asked for.
         sample: Clean values of each code of a seeded sample of subjects, for quantiles; empty where not asked for.
     """
@@ -109,6 +111,7 @@ class Statistics:
     events: NDArray[np.int64]
     subjects: NDArray[np.int64]
     negative: NDArray[np.int64]
+    positive: NDArray[np.int64]
     plain: Moments
     log: Moments
     rare: dict[Key, frozenset[int]]
@@ -141,14 +144,15 @@ def gather(history: History, clean: Cleaner, few: int = 0, sampled: float = 0.0,
         value = value.take(np.flatnonzero(useful))
     rows = np.searchsorted(groups.number, valued.number)
     size = len(keys)
-    negative = np.zeros(size, np.int64)
+    negative, positive = np.zeros(size, np.int64), np.zeros(size, np.int64)
     negative[rows] = valued.total(value < 0, np.int64)
+    positive[rows] = valued.total(value > 0, np.int64)
     logs = Moments.empty(size)
     if log:
-        never = valued.spread(negative[rows] == 0)
-        positive = valued.only(never)
-        logged = np.log1p(value if positive is valued else value.take(np.flatnonzero(never)))
-        logs = Moments.of(positive, logged).spread(size, np.searchsorted(groups.number, positive.number))
+        one_sided = valued.spread((negative[rows] == 0) | (positive[rows] == 0))
+        those = valued.only(one_sided)
+        logged = signed_log(value if those is valued else value.take(np.flatnonzero(one_sided)))
+        logs = Moments.of(those, logged).spread(size, np.searchsorted(groups.number, those.number))
     sample: dict[Key, NDArray[np.float32]] = {}
     if sampled:
         chosen = hash_subjects(history.subject, _SAMPLE_SEED) <= np.uint64(min(int(sampled * 2**64), 2**64 - 1))
@@ -163,6 +167,7 @@ def gather(history: History, clean: Cleaner, few: int = 0, sampled: float = 0.0,
         groups.count[order],
         subjects[order],
         negative[order],
+        positive[order],
         Moments.of(valued, value).spread(size, rows).taken(order),
         logs.taken(order),
         {keys[index]: members for index, members in rare.items()},
@@ -192,7 +197,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     position = {key: index for index, key in enumerate(keys)}
     size = len(keys)
     events, subjects = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    negative = np.zeros(size, np.int64)
+    negative, positive = np.zeros(size, np.int64), np.zeros(size, np.int64)
     plain = log = Moments.empty(size)
     samples: dict[Key, list[NDArray[np.float32]]] = {}
     rare: dict[Key, set[int]] = {}
@@ -201,6 +206,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
         events[rows] += part.events
         subjects[rows] += part.subjects
         negative[rows] += part.negative
+        positive[rows] += part.positive
         plain = plain.merged(part.plain.spread(size, rows))
         log = log.merged(part.log.spread(size, rows))
         for key, values in part.sample.items():
@@ -212,6 +218,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
         events,
         subjects,
         negative,
+        positive,
         plain,
         log,
         # A code that was rare in one part only is listed incompletely; it is not rare, so nobody asks.

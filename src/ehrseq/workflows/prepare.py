@@ -38,6 +38,9 @@ from ehrseq.workflows.engine import choose_engine
 
 PREPROCESSOR, REPORT, SPLITS = "preprocessor.json", "report.csv", "subject_splits.parquet"
 
+# Rises whenever the same input and settings come to give another store, so that older ones are not taken for it.
+_GENERATION = 2
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -88,6 +91,7 @@ def run(settings: Settings) -> Prepared:
         "task": {**settings.task.plain(), "labels": maker.fingerprint()},
         "split": settings.split.plain(),
         "preprocess": settings.preprocess.plain(),
+        "generation": _GENERATION,
     }
     digest, data_digest = digest_json(store_key), digest_json(data_key)
     dataset = source.dataset or root / "datasets" / f"{source.name}-{data_digest}"

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import log1p
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn import GridEmbedding
-from ehrseq.nn.pieces import pieces
+from ehrseq.nn.pieces import HOUR_KNOTS, KNOTS, pieces
 
 B, T, F, S = 2, 3, 4, 2
 
@@ -86,6 +87,20 @@ def test_hours_in_count_from_the_first_step(inputs: tuple[Tensor, ...]) -> None:
     ]
 
 
+def test_pieces_of_the_hours_and_of_statics_bend_at_their_knots(inputs: tuple[Tensor, ...]) -> None:
+    def share(number: float, low: float, high: float) -> float:
+        return min(max((number - low) / (high - low), 0.0), 1.0)
+
+    embedding = GridEmbedding(F, S, statics="none", features=["static_pieces", "hours_in_pieces"])
+    steps = embedding(*inputs)
+    assert steps.shape == (B, T, embedding.output_size) == (B, T, len(HOUR_KNOTS) - 1 + S * (len(KNOTS) - 1))
+    for b, hours in enumerate([[0, 5, 9], [0, 49, 50]]):
+        of_statics = [share(x, *ends) for x in inputs[-1][b].tolist() for ends in pairwise(KNOTS)]
+        for t, hour in enumerate(hours):
+            expected = [*(share(hour, *ends) for ends in pairwise(HOUR_KNOTS)), *of_statics]
+            assert steps[b, t].tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_observed_may_be_boolean(inputs: tuple[Tensor, ...]) -> None:
     values, observed, hours, before, statics = inputs
     embedding = GridEmbedding(F, S)
@@ -121,7 +136,7 @@ def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
         ({"features": "value"}, "features is 'value'; allowed is a list of at least one of"),
         (
             {"features": ["values"]},
-            "features is 'values'; allowed are 'value', 'pieces', 'observed', 'seen', 'hours_since', 'hours_in' (did",
+            "features is 'values'; allowed are 'value', 'pieces', 'observed', 'seen', 'hours_since', 'hours_in', ",
         ),
         ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, pieces, obs"),
     ],

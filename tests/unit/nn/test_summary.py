@@ -6,7 +6,7 @@ import torch
 
 from ehrseq.errors import ConfigError
 from ehrseq.nn import SummaryNetwork
-from ehrseq.nn.pieces import KNOTS
+from ehrseq.nn.pieces import HOUR_KNOTS, KNOTS
 
 B, T, F, S = 4, 6, 3, 2
 AMOUNTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
@@ -52,10 +52,15 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
-def test_members_against_a_plain_loop() -> None:
+@pytest.mark.parametrize("hour_pieces", [False, True])
+def test_members_against_a_plain_loop(hour_pieces: bool) -> None:
     torch.manual_seed(0)
     windows = [2, 3]
-    net = SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, windows=windows).double().eval()
+    net = (
+        SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, windows=windows, hour_pieces=hour_pieces)
+        .double()
+        .eval()
+    )
     net.bias.data.uniform_()
     batch = inputs()
     got = net(**batch)
@@ -68,10 +73,12 @@ def test_members_against_a_plain_loop() -> None:
         # Figure by figure, all features of one beside each other; the pieces of a number stand together.
         figures = [table[f][0][k] for k in range(7 + len(windows)) for f in range(F)]
         amounts = [table[f][1][k] for k in range(3 + len(windows)) for f in range(F)]
-        amounts.append(math.log1p(3 * (length - 1)) / math.log1p(24))
         statics = batch["statics"][row].tolist()
         summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
         summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
+        hours = 3.0 * (length - 1)
+        scaled = math.log1p(hours) / math.log1p(24)
+        summary += bent(hours, HOUR_KNOTS) if hour_pieces else bent(scaled, AMOUNTS)
         summary += [table[f][2][0] for f in range(F)]
         summary += [piece for static in statics for piece in bent(static, KNOTS)] + statics
         shared = torch.relu(net.first.weight @ torch.tensor(summary, dtype=torch.float64) + net.first.bias)

@@ -81,8 +81,11 @@ def check_moments(found: Statistics, index: int, values: np.ndarray[Any, Any]) -
         third = ((values - values.mean()) ** 3).sum()
         assert found.plain.third[index] == pytest.approx(third, rel=1e-6, abs=1e-3)
         assert found.negative[index] == (values < 0).sum()
+        assert found.positive[index] == (values > 0).sum()
         if not (values < 0).any():
             assert found.log.mean[index] == pytest.approx(np.log1p(values).mean(), rel=1e-9, abs=1e-9)
+        elif not (values > 0).any():
+            assert found.log.mean[index] == pytest.approx(-np.log1p(-values).mean(), rel=1e-9, abs=1e-9)
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6), st.integers(-1, 10))
