@@ -8,7 +8,7 @@ from torch import Tensor
 # Of normalised values: train mean 0 and standard deviation 1, so that each piece has something to say.
 KNOTS = (-2.0, -1.0, -0.4, 0.4, 1.0, 2.0)
 # Of hours since the first step. How long a stay has lasted can matter sharply: of PhysioNet 2019's hours, one in a
-# hundred is septic before hour 54 and one in twelve after hour 60.
+# hundred is septic before hour 48 and one in ten after hour 60.
 HOUR_KNOTS = (*range(0, 8, 2), *range(8, 24, 4), *range(24, 72, 6), 72, 96, 120, 168, 240, 336, 504, 720)
 
 
