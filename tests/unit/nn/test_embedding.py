@@ -136,7 +136,8 @@ def test_dropout_acts_in_training_only(inputs: tuple[Tensor, ...]) -> None:
         ({"features": "value"}, "features is 'value'; allowed is a list of at least one of"),
         (
             {"features": ["values"]},
-            "features is 'values'; allowed are 'value', 'pieces', 'observed', 'seen', 'hours_since', 'hours_in', ",
+            "features is 'values'; allowed are 'value', 'pieces', 'observed', 'seen', 'hours_since', 'hours_in', "
+            "'hours_in_pieces', 'static_pieces' (did",
         ),
         ({"features": ["value", "value"]}, "features is ['value', 'value']; allowed is each of value, pieces, obs"),
     ],
