@@ -17,9 +17,17 @@ from ehrseq.explain.gradients import GradientXInput, IntegratedGradients
 from ehrseq.explain.histories import Histories, Replacement
 from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import EventOcclusion
-from ehrseq.explain.weights import AttentionByEvent, AttentionXGradient
+from ehrseq.explain.weights import AttentionByEvent, AttentionXGradient, Contributions
 from ehrseq.metrics.binary import average_precision
-from ehrseq.nn import AttentionPooling, GRUEncoder, LastPooling, LSTMEncoder, SequenceModel
+from ehrseq.nn import (
+    AttentionPooling,
+    EventAttentionEncoder,
+    GRUEncoder,
+    LastPooling,
+    LSTMEncoder,
+    SequenceModel,
+    SumPooling,
+)
 
 Found = Iterator[tuple[str, Tensor]]
 REPLACEMENTS: tuple[Replacement, ...] = ("carry", "mask")
@@ -99,7 +107,11 @@ def learned(
     torch.manual_seed(seed)
     plain = network(3, GRUEncoder(3, 32), LastPooling(32))
     attended = network(3, LSTMEncoder(3, 32), AttentionPooling(32, query="last", with_last=False))
-    for model in (plain, attended):
+    torch.manual_seed(seed)
+    # A step is an hour there; weights begin with the latest.
+    by_event = EventAttentionEncoder(3, 3, 32, pieces=False, constant=False, half_life_hours=1.0)
+    weighed = network(3, by_event, SumPooling(32))
+    for model in (plain, attended, weighed):
         fit(model, train, updates, seed)
 
     def score(model: SequenceModel, values: Tensor) -> Tensor:
@@ -118,6 +130,8 @@ def learned(
             yield f"ehrseq occlusion (replacement={replacement})", prefixes(occlusion, test.values)
         for explainer in (AttentionByEvent(attended), AttentionXGradient(attended), IntegratedGradients(attended)):
             yield f"ehrseq {explainer.name} (attention network)", prefixes(explainer, test.values)
+        for explainer in (AttentionByEvent(weighed), Contributions(weighed)):
+            yield f"ehrseq {explainer.name} (event attention)", prefixes(explainer, test.values)
         yield from of_prefixes(plain, partial(score, plain), test.values)
         if not masks:  # which are slow, as RETAIN's training is
             return

@@ -233,6 +233,8 @@ FORECAST = ["task=forecast", "outputs=steps", "explain=none", "model/pooling=las
 MISFITS = [
     (["outputs=steps"], "model.pooling AttentionPooling pools whole histories only"),
     (["outputs=steps", "explain=none", "model=retain"], "model.encoder RetainEncoder does"),
+    (["outputs=steps", "explain=none", "model=event_attention"], "model.encoder EventAttentionEncoder does"),
+    (["representation=events", "model=event_attention"], "EventAttentionEncoder reads representation=grid only"),
     (["explain=controls", "trainer=ddp"], "explain.controls are trained by one process; train with explain=quick"),
     (
         ["outputs=steps", "explain=none", "model/pooling=last", "model.encoder.bidirectional=true"],

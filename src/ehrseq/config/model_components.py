@@ -109,6 +109,24 @@ class RetainEncoder(Component):
         return " RetainEncoder"
 
 
+class EventAttentionEncoder(Component):
+    """Arguments of attention over single events that are not counted from the data."""
+
+    gives_attention: ClassVar[bool] = True
+    grid_only: ClassVar[bool] = True
+
+    hidden_size: PositiveInt = 64
+    vector_size: PositiveInt = 32
+    attention_size: PositiveInt = 32
+    pieces: bool = True
+    constant: bool = True
+    half_life_hours: PositiveFloat = 6.0
+
+    def looks_ahead(self) -> str:
+        """Weights that sum to one over a history know all of it."""
+        return " EventAttentionEncoder"
+
+
 class MinimalEncoder(Component):
     """Arguments of the minimal LSTM and GRU encoders."""
 

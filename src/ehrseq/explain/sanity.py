@@ -13,7 +13,7 @@ from ehrseq.explain.events import EventHistories, TimepointHistories
 from ehrseq.explain.grids import GridHistories
 from ehrseq.explain.histories import Histories
 from ehrseq.nn import AttentionPooling, MultiHeadAttentionPooling, SequenceModel
-from ehrseq.nn.encoders import RetainEncoder
+from ehrseq.nn.encoders import EventAttentionEncoder, RetainEncoder
 
 _Events = TypeVar("_Events", EventBatch, TimepointBatch)
 
@@ -76,6 +76,8 @@ def _weighing(model: SequenceModel) -> list[Tensor]:
         found.append(pooling.key.weight)
     if isinstance(encoder, RetainEncoder):
         found.append(encoder.step_score.weight)
+    if isinstance(encoder, EventAttentionEncoder):
+        found += [encoder.score.weight, encoder.recency]
     return found
 
 

@@ -33,7 +33,7 @@ _WORDS = {
     "attention_x_gradient": "attention times gradient",
     "deep_lift": "DeepLIFT",
     "extremal_mask": "a learned mask",
-    "contributions": "RETAIN's contributions",
+    "contributions": "exact contributions",
     "gates": "the gates",
     "shapley": "Shapley values",
 }
@@ -214,5 +214,5 @@ def _on_attention(metrics: dict[str, Estimate], ranking: Sequence[str], believed
     shared = "attention_by_event"
     if shared in believed and name not in believed:
         share = _value(metrics, f"{shared}/comprehensiveness") / _value(metrics, f"{ranking[0]}/comprehensiveness")
-        sentences.append(f"Shared out among events by gradients it has {share:.0%} of the best explainer's effect.")
+        sentences.append(f"By single events it has {share:.0%} of the best explainer's effect.")
     return sentences

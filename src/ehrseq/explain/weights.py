@@ -10,7 +10,17 @@ from ehrseq.errors import RunError
 from ehrseq.explain.base import Attribution, Explainer
 from ehrseq.explain.gradients import GradientXInput
 from ehrseq.explain.histories import Histories
-from ehrseq.nn import GRUEncoder, LSTMEncoder, Prediction, SequenceModel, SumPooling, contributions, replay_gates
+from ehrseq.nn import (
+    EventAttentionEncoder,
+    GRUEncoder,
+    LSTMEncoder,
+    Prediction,
+    SequenceModel,
+    SumPooling,
+    contributions,
+    read_batch,
+    replay_gates,
+)
 from ehrseq.nn.encoders import RetainEncoder
 
 
@@ -62,10 +72,11 @@ class AttentionXGradient(GradientXInput):
 
 
 class AttentionByEvent(GradientXInput):
-    """The attention of each step, shared out among its events by the size of their gradient times input.
+    """The weight of each event: its own where the network weighs events, else its share of the weight of its step.
 
-    Attention alone is of whole steps. Here a step keeps what it has, and the parts of a history sum to one (less what
-    is attended to in steps in which nothing was measured); what has no step (statics, what is older) gets 0.
+    Most attention is of whole steps. It is shared out among a step's events by the size of their gradient times input:
+    a step keeps what it has, and the parts of a history sum to one (less what is attended to in steps in which nothing
+    was measured); what has no step (statics, what is older) gets 0.
     """
 
     name: ClassVar[str] = "attention_by_event"
@@ -73,6 +84,10 @@ class AttentionByEvent(GradientXInput):
 
     def attribute(self, histories: Histories) -> Attribution:
         """See `Explainer.attribute`."""
+        if weighs_events(self.model):
+            with torch.no_grad():
+                own, _, _ = _weighed(self.model, histories.batch)
+            return Attribution(self.name, self.signed, _of_cells(histories, own))
         with torch.no_grad():
             steps = _weights(self.model(histories.batch))
         step = histories.step.expand(len(histories), -1)
@@ -84,10 +99,11 @@ class AttentionByEvent(GradientXInput):
 
 
 class Contributions(GradientXInput):
-    """RETAIN's exact contributions (Choi et al. 2016): what each step adds; see `ehrseq.nn.contributions`.
+    """Exact contributions: what each step adds; see `ehrseq.nn.contributions`.
 
-    Steps and `rest` sum to the score. An event's number is the gradient of its steps' contributions times its input,
-    with alpha and beta held fixed, as in the paper's equation 5; what the embedding bends is left out of it.
+    Steps and `rest` sum to the score. Of RETAIN (Choi et al. 2016) an event's number is the gradient of its steps'
+    contributions times its input, with alpha and beta held fixed, as in the paper's equation 5; what the embedding
+    bends is left out of it. Of `EventAttentionEncoder` it is exact as well: events and `rest` sum to the score, too.
 
     Raises:
         ConfigError: If the network's outputs are not such sums.
@@ -102,8 +118,16 @@ class Contributions(GradientXInput):
         output = self.model.objective.score
         rest = output((found.statics + found.bias).expand(len(histories), -1))
         steps = torch.stack([output(step) for step in found.steps.unbind(1)], dim=1)
-        parts = super().attribute(histories).parts
-        return Attribution(self.name, self.signed, parts, steps, rest)
+        if not isinstance(self.model.encoder, EventAttentionEncoder):
+            return Attribution(self.name, self.signed, super().attribute(histories).parts, steps, rest)
+        with torch.no_grad():
+            weights, numbers, encoder = _weighed(self.model, histories.batch)
+            linear = self.model.head.linear
+            assert linear is not None
+            slope = encoder.meaning @ linear.weight.T[: encoder.output_size]
+            cells = weights.unsqueeze(-1) * torch.einsum("btfp,fpo->btfo", numbers, slope)
+            shares = output(cells.flatten(0, 2)).view(cells.shape[:3])
+        return Attribution(self.name, self.signed, _of_cells(histories, shares), steps, rest)
 
     def score(self, batch: SequenceBatch) -> Tensor:
         """The score as it depends on what is read, but for alpha and beta."""
@@ -156,6 +180,11 @@ class Gates(Explainer):
         return self._of_steps(histories, total)
 
 
+def weighs_events(model: SequenceModel) -> bool:
+    """Whether a network weighs single events, and what it weighs is all that it reads."""
+    return isinstance(model.encoder, EventAttentionEncoder) and isinstance(model.pooling, SumPooling)
+
+
 def has_attention(model: SequenceModel) -> bool:
     """Whether a network weighs its steps."""
     return model.pooling.gives_attention or model.encoder.gives_attention
@@ -169,7 +198,7 @@ def has_gates(model: SequenceModel) -> bool:
 def has_contributions(model: SequenceModel) -> bool:
     """Whether the output of a network is a sum over its steps, each of which speaks of itself."""
     alone = isinstance(model.pooling, SumPooling) and model.head.linear is not None and model.summary is None
-    return alone and isinstance(model.encoder, RetainEncoder)
+    return alone and isinstance(model.encoder, RetainEncoder | EventAttentionEncoder)
 
 
 def _weights(prediction: Prediction) -> Tensor:
@@ -178,3 +207,18 @@ def _weights(prediction: Prediction) -> Tensor:
             "this model gives no weights to its steps; leave the attention explainers out of explain.explainers"
         )
     return prediction.attention.float()
+
+
+def _weighed(model: SequenceModel, batch: SequenceBatch) -> tuple[Tensor, Tensor, EventAttentionEncoder]:
+    """What `EventAttentionEncoder.events` says of a batch, and who said it."""
+    encoder = model.encoder
+    assert isinstance(encoder, EventAttentionEncoder)
+    weights, numbers = encoder.events(model.embed(batch), batch.lengths, **read_batch(batch, encoder.reads))
+    return weights, numbers, encoder
+
+
+def _of_cells(histories: Histories, cells: Tensor) -> Tensor:
+    """Numbers of cells (B, T + 1, F) as parts (B, P); statics have none."""
+    parts = torch.zeros(histories.present.shape, dtype=cells.dtype, device=cells.device)
+    parts[:, : cells[0].numel()] = cells.flatten(1)
+    return parts.masked_fill(~histories.present, 0.0)

@@ -7,6 +7,7 @@ from ehrseq.nn.encoders import (
     ChannelwiseLSTMEncoder,
     ConvLSTMEncoder,
     Encoder,
+    EventAttentionEncoder,
     GRUDEncoder,
     GRUEncoder,
     LSTMEncoder,
@@ -24,7 +25,7 @@ from ehrseq.nn.gates import GateTrace, replay_gates
 from ehrseq.nn.guided import GuidedModel, StepwiseEncoder, without_context
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import attention_divergence, last_state, masked_softmax, reverse_by_length, step_mask
-from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
+from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel, read_batch
 from ehrseq.nn.next_values import NextValues
 from ehrseq.nn.objectives import ForecastObjective, Objective, make_objective
 from ehrseq.nn.pooling import (
@@ -47,6 +48,7 @@ __all__ = [
     "DecayedGridEmbedding",
     "Embedding",
     "Encoder",
+    "EventAttentionEncoder",
     "EventEmbedding",
     "ForecastObjective",
     "GRUDEncoder",
@@ -85,6 +87,7 @@ __all__ = [
     "last_state",
     "make_objective",
     "masked_softmax",
+    "read_batch",
     "replay_gates",
     "reverse_by_length",
     "step_mask",

@@ -119,7 +119,7 @@ class SequenceModel(nn.Module):
             Opinions (B, M, O), attention (B, T) or None, hidden states (B, T, H).
         """
         steps = self.embed(inputs)
-        hidden, weights = self.encoder.encode(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        hidden, weights = self.encoder.encode(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
         opinions, pooled = self.conclude(hidden, inputs)
         return Prediction(opinions, weights if pooled is None else pooled, hidden)
@@ -137,7 +137,7 @@ class SequenceModel(nn.Module):
         pooled = self.pooling(hidden, inputs.lengths)
         output: Tensor = self.head(pooled.vector, inputs.statics).unsqueeze(-2)
         if self.summary is not None:
-            output = _side_by_side(output, self.summary(**_read(inputs, self.summary.reads)))
+            output = _side_by_side(output, self.summary(**read_batch(inputs, self.summary.reads)))
         return output, pooled.weights
 
     def at_steps(self, inputs: SequenceInputs) -> Prediction:
@@ -154,19 +154,19 @@ class SequenceModel(nn.Module):
         """
         _check_causal(self.encoder)
         steps = self.embed(inputs)
-        hidden: Tensor = self.encoder(steps, inputs.lengths, **_read(inputs, self.encoder.reads))
+        hidden: Tensor = self.encoder(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
         output = self.head(self.pooling.steps(hidden), statics)
-        output = self.objective.at_steps(output, **_read(inputs, self.objective.reads)).unsqueeze(-2)
+        output = self.objective.at_steps(output, **read_batch(inputs, self.objective.reads)).unsqueeze(-2)
         if self.summary is not None:
-            output = _side_by_side(output, self.summary.steps(**_read(inputs, self.summary.reads)))
+            output = _side_by_side(output, self.summary.steps(**read_batch(inputs, self.summary.reads)))
         return Prediction(output, None, hidden)
 
     def embed(self, inputs: SequenceInputs) -> Tensor:
         """Embedded steps, (B, T, D)."""
         given = tuple(name for name in self.embedding.may_read if hasattr(inputs, name))
-        steps: Tensor = self.embedding(**_read(inputs, self.embedding.reads + given))
+        steps: Tensor = self.embedding(**read_batch(inputs, self.embedding.reads + given))
         return steps
 
     def terms(self, opinions: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class SequenceModel(nn.Module):
         """
         if self.next_values is None:
             return hidden.new_zeros(())
-        loss: Tensor = self.next_values(hidden, **_read(inputs, self.next_values.reads))
+        loss: Tensor = self.next_values(hidden, **read_batch(inputs, self.next_values.reads))
         return loss
 
 
@@ -198,7 +198,7 @@ def _side_by_side(recurrent: Tensor, summary: Tensor) -> Tensor:
     return torch.cat([recurrent.expand_as(summary), summary], dim=-2)
 
 
-def _read(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
+def read_batch(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Some tensors of a batch.
 
     Raises:

@@ -15,12 +15,14 @@ from ehrseq.explain.base import score_of
 from ehrseq.explain.deep_lift import DeepLift, read_by_rules
 from ehrseq.explain.faithfulness import order
 from ehrseq.explain.gradients import GradientXInput, IntegratedGradients, TemporalIntegratedGradients
+from ehrseq.explain.grids import GridHistories
 from ehrseq.explain.histories import Histories
 from ehrseq.explain.masks import ExtremalMask
 from ehrseq.explain.occlusion import CodeOcclusion, EventOcclusion, Shapley, TimeOcclusion, WindowOcclusion
 from ehrseq.explain.registry import cut_histories, make_explainers
 from ehrseq.explain.weights import Attention, AttentionByEvent, AttentionXGradient, Contributions, Gates
-from ehrseq.nn import RecurrentEncoder, SequenceModel, step_mask
+from ehrseq.nn import EventAttentionEncoder, RecurrentEncoder, SequenceModel, step_mask
+from ehrseq.nn.pieces import pieces
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.build import build_model
@@ -271,6 +273,32 @@ def test_retain_contributions_sum_to_the_logit(make: Callable[..., Made], words:
     assert found.rest is not None
     assert torch.allclose(found.steps.sum(1) + found.rest, score(model, histories), atol=1e-5)
     assert found.parts.abs().sum() > 0
+
+
+def test_events_that_are_weighed_one_by_one_sum_to_the_logit(make: Callable[..., Made]) -> None:
+    model, _, histories = make(*GRID, "model=event_attention")
+    found, weights = Contributions(model).attribute(histories), AttentionByEvent(model).attribute(histories).parts
+    assert found.steps is not None
+    assert found.rest is not None
+    whole = score(model, histories)
+    assert torch.allclose(found.steps.sum(1) + found.rest, whole, atol=1e-5)
+    assert torch.allclose(found.parts.sum(1) + found.rest, whole, atol=1e-5)
+    assert weights.sum(1).numpy() == pytest.approx(1.0, abs=1e-5)
+    assert ((weights > 0) == (found.parts != 0)).all()
+    older = histories.step.expand(len(histories), -1) < 0
+    assert (weights * older).sum() > 0  # what happened before the first step counts as well
+    # One event by hand: its weight, times what its value means, as the head reads it.
+    encoder, linear = model.encoder, model.head.linear
+    assert isinstance(encoder, EventAttentionEncoder)
+    assert linear is not None
+    assert isinstance(histories, GridHistories)
+    step, code = 3, int(histories.batch.observed[0, 3].argmax())
+    assert histories.batch.observed[0, step, code] == 1
+    value = histories.batch.values[0, step, code].view(1)
+    numbers = torch.cat([value, pieces(value), torch.ones(1)])
+    part = (step + 1) * len(histories.numeric) + code
+    by_hand = weights[0, part] * (linear.weight[0, : encoder.output_size] @ (numbers @ encoder.meaning[code]))
+    assert by_hand.item() == pytest.approx(found.parts[0, part].item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ["lstm", "gru"])

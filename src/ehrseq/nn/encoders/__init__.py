@@ -3,6 +3,7 @@
 from ehrseq.nn.encoders.base import Encoder
 from ehrseq.nn.encoders.channelwise import ChannelwiseLSTMEncoder
 from ehrseq.nn.encoders.conv import ConvLSTMEncoder
+from ehrseq.nn.encoders.event_attention import EventAttentionEncoder
 from ehrseq.nn.encoders.gru_d import GRUDEncoder
 from ehrseq.nn.encoders.minimal import MinGRUEncoder, MinLSTMEncoder
 from ehrseq.nn.encoders.recurrent import GRUEncoder, LSTMEncoder, RecurrentEncoder, RNNEncoder
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelwiseLSTMEncoder",
     "ConvLSTMEncoder",
     "Encoder",
+    "EventAttentionEncoder",
     "GRUDEncoder",
     "GRUEncoder",
     "LSTMEncoder",
