@@ -54,6 +54,7 @@ EXPLAINERS = [
     "attention",
     "attention_by_event",
     "attention_x_gradient",
+    "contributions",
 ]
 
 
@@ -71,12 +72,14 @@ def opened(folder: str) -> tuple[TrainedRun, Prepared, Store, Representation, Se
 
 
 def planted(folders: list[str], count: int = 200) -> None:
-    """Recovery of the planted events, and of the steps that hold them, by training aid and seed."""
+    """Recovery of the planted events, and of the steps that hold them, by network, training aid and seed."""
     rows: dict[str, dict[str, list[float]]] = {}
     for folder in folders:
         run, prepared, store, representation, model = opened(folder)
         aids = {name: weight for name, weight in run.settings.loss.plain().items() if name in AIDS and weight}
-        found = rows.setdefault(", ".join(f"{name}={weight:g}" for name, weight in aids.items()) or "plain", {})
+        words = [f"{name}={weight:g}" for name, weight in aids.items()] or ["plain"]
+        network = run.settings.model.name
+        found = rows.setdefault(", ".join(words if network == "lstm" else [network, *words]), {})
         everything = store.samples("held_out")
         label = store.arrays.sample_label[everything, 0].astype(np.float64)
         scored = inference.score(model, HistoryDataset(representation, everything).ordered(run.settings.loader), CPU)

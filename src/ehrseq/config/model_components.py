@@ -240,6 +240,7 @@ class SummaryNetwork(Component):
     members: PositiveInt = 16
     windows: tuple[PositiveInt, ...] = (6, 12, 24)
     hour_pieces: bool = False
+    standard: bool = False
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
 

@@ -14,6 +14,7 @@ from ehrseq.data.representation import Representation
 from ehrseq.data.sampler import OrderedBatches, ShuffledBatches
 
 _CHUNK = 512  # histories cut at once when all are kept
+_PART = 64  # histories gone through at once
 
 
 class HistoryDataset(Dataset[SequenceBatch]):
@@ -54,6 +55,10 @@ class HistoryDataset(Dataset[SequenceBatch]):
             batches = [self.representation.cut(part) for part in parts]
             self._whole = type(batches[0]).concatenate(batches)
         return self._whole.select(torch.from_numpy(positions), int(self.lengths[positions].max()))
+
+    def chunks(self) -> Iterator[SequenceBatch]:
+        """All histories, some at a time."""
+        return (self[np.arange(len(self))[start : start + _PART]] for start in range(0, len(self), _PART))
 
     def shuffled(
         self, config: Loader, pin: bool = False, rank: int = 0, ranks: int = 1, seed: int = 0, accumulate: int = 1

@@ -146,11 +146,10 @@ class GridEmbedding(Embedding):
             parts.append(seen)
         if "hours_since" in self.features:
             parts.append(scale_hours(hours_since).to(values.dtype))
-        hours_in = (hours_before[:, :1] - hours_before).unsqueeze(-1)
         if "hours_in" in self.features:
-            parts.append(scale_hours(hours_in).to(values.dtype))
+            parts.append(scale_hours(_hours_in(hours_before)).to(values.dtype))
         if "hours_in_pieces" in self.features:
-            parts.append(pieces(hours_in, HOUR_KNOTS).to(values.dtype))
+            parts.append(pieces(_hours_in(hours_before), HOUR_KNOTS).to(values.dtype))
         statics = statics.to(values.dtype)
         constant = [pieces(statics)] if "static_pieces" in self.features else []
         constant += [statics] if self.with_statics else []
@@ -160,6 +159,11 @@ class GridEmbedding(Embedding):
             embedded = torch.relu(self.linear(embedded))
         dropped: Tensor = self.dropout(embedded)
         return dropped
+
+
+def _hours_in(hours_before: Tensor) -> Tensor:
+    """Hours since the first step, (B, T) to (B, T, 1)."""
+    return (hours_before[:, :1] - hours_before).unsqueeze(-1)
 
 
 class _CodeEmbedding(Embedding):

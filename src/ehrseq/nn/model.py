@@ -1,5 +1,6 @@
 """The whole net: embedding, encoder, pooling and head in a row, and what stands beside them."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -101,13 +102,20 @@ class SequenceModel(nn.Module):
         self.hidden_dropout = nn.Dropout1d(check_probability("hidden_dropout", hidden_dropout))
 
     @torch.no_grad()
-    def fit(self, outcomes: NDArray[np.float32]) -> None:
-        """Take what is needed from the outcomes of `train`, (M, L), and begin with predictions that fit their mean."""
+    def fit(self, outcomes: NDArray[np.float32], histories: Iterable[SequenceInputs] = (), steps: bool = False) -> None:
+        """Take what is needed from `train`, and begin with predictions that fit the mean of its outcomes.
+
+        Args:
+            outcomes: Of all samples, (M, L).
+            histories: All of them, batch by batch; gone through only where something of them is needed.
+            steps: Whether there is an output at every step.
+        """
         self.objective.fit(outcomes)
         initial = self.objective.initial(outcomes)
         self.head.bias.copy_(initial)
         if self.summary is not None:
             self.summary.bias.copy_(initial)
+            self.summary.fit((read_batch(inputs, self.summary.reads) for inputs in histories), steps)
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
         """Predict for a batch.

@@ -1,6 +1,6 @@
 """A network on a summary of the history, beside the recurrent one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ _AMOUNT_KNOTS = (0.0, 0.35, 0.7, 1.0, 1.4, 1.9)
 _LEAST_COUNT = 1e-6  # of observations, where there are none
 # Under the root, so that the deviation of equal values is not made of rounding errors.
 _LEAST_VARIANCE = 0.01
+_LEAST_SPREAD, _FURTHEST = 1e-3, 5.0  # of standardised figures
 
 
 class SummaryNetwork(nn.Module):
@@ -40,6 +41,9 @@ class SummaryNetwork(nn.Module):
         windows: Numbers w of steps.
         hour_pieces: Whether hours since the first step are bent at `HOUR_KNOTS`, in place of the few knots of amounts:
             for predictions all along a stay.
+        standard: Whether figures are read as they are, standardised by `train` (see `fit`), and only the last value in
+            pieces; else all in pieces. What is rare, such as a measurement that few are given, then counts for as much
+            as what is common.
         input_dropout: Dropout probability of the summary.
         dropout: Dropout probability of the hidden layers, each member's own.
 
@@ -48,6 +52,8 @@ class SummaryNetwork(nn.Module):
     """
 
     reads = ("values", "observed", "hours_since", "hours_before", "statics", "lengths")
+    mean: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -58,19 +64,27 @@ class SummaryNetwork(nn.Module):
         members: int = 16,
         windows: Sequence[int] = (6, 12, 24),
         hour_pieces: bool = False,
+        standard: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_count("num_features", num_features)
+        self.num_features = check_count("num_features", num_features)
         check_count("num_statics", num_statics, least=0)
         check_count("hidden_size", hidden_size)
         self.members = check_count("members", members)
         self.outputs = check_count("outputs", outputs)
         self.windows = tuple(check_count("windows", steps) for steps in windows)
         self.hour_pieces = check_flag("hour_pieces", hour_pieces)
+        self.standard = check_flag("standard", standard)
         values, amounts = 7 + len(self.windows), 3 + len(self.windows)
-        size = num_features * (values * (len(KNOTS) - 1) + amounts * (len(_AMOUNT_KNOTS) - 1) + 1)
+        if standard:
+            each = values + amounts + len(KNOTS) - 1
+            self.register_buffer("mean", torch.zeros(num_features * (values + amounts)))
+            self.register_buffer("spread", torch.ones(num_features * (values + amounts)))
+        else:
+            each = values * (len(KNOTS) - 1) + amounts * (len(_AMOUNT_KNOTS) - 1)
+        size = num_features * (each + 1)
         size += num_statics * len(KNOTS) + len(HOUR_KNOTS if hour_pieces else _AMOUNT_KNOTS) - 1
         self.first = nn.Linear(size, hidden_size)
         self.second = nn.Linear(hidden_size, hidden_size)
@@ -80,6 +94,30 @@ class SummaryNetwork(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.input_dropout = Dropout(check_probability("input_dropout", input_dropout))
         self.dropout = Dropout(check_probability("dropout", dropout))
+
+    @torch.no_grad()
+    def fit(self, histories: Iterable[Mapping[str, Tensor]], steps: bool) -> None:
+        """Take mean and standard deviation of all figures from `train`, where they are standardised.
+
+        Args:
+            histories: The arguments of `forward`, batch by batch.
+            steps: Whether predictions are made at every step, of what has come so far; else of whole histories.
+        """
+        if not self.standard:
+            return
+        count = 0
+        total = square = torch.zeros(self.mean.shape, dtype=torch.float64)
+        for history in histories:
+            figures, amounts = (self._so_far if steps else self._whole)(**history)[:2]
+            numbers = torch.cat([figures, amounts], -1).double()
+            if steps:
+                numbers = numbers[step_mask(history["lengths"], numbers.shape[1])]
+            count += len(numbers)
+            total, square = total + numbers.sum(0), square + numbers.square().sum(0)
+        if count:
+            mean = total / count
+            self.mean.copy_(mean)
+            self.spread.copy_((square / count - mean.square()).clamp(min=0).sqrt() + _LEAST_SPREAD)
 
     def forward(
         self,
@@ -103,6 +141,18 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
+        return self._read(*self._whole(values, observed, hours_since, hours_before, statics, lengths), statics)
+
+    def _whole(
+        self,
+        values: Tensor,
+        observed: Tensor,
+        hours_since: Tensor,
+        hours_before: Tensor,
+        statics: Tensor,  # noqa: ARG002
+        lengths: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of whole histories: values (B, 7F + WF), amounts (B, 3F + WF), if ever seen (B, F), hours (B, 1)."""
         observed = observed.to(values.dtype)
         real = step_mask(lengths, values.shape[1])
         # Sums over all steps and over the last ones of each history, as products with their masks, (B, 1 + W, T).
@@ -128,7 +178,7 @@ class SummaryNetwork(nn.Module):
             figures.append(totals[:, number] / sizes.clamp(max=window))
             amounts.append(torch.log1p(counts[:, number]) / 2)
         hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
-        return self._read(torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours, statics)
+        return torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours
 
     def steps(
         self,
@@ -137,7 +187,7 @@ class SummaryNetwork(nn.Module):
         hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
-        lengths: Tensor,  # noqa: ARG002
+        lengths: Tensor,
     ) -> Tensor:
         """What the members say at each step, of what has come so far; the arguments of `forward`.
 
@@ -145,10 +195,16 @@ class SummaryNetwork(nn.Module):
             (B, T, K, O); anything on padding.
         """
         known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
-        return self._read(*self._summary(values, observed, hours_since, hours_before), known)
+        return self._read(*self._so_far(values, observed, hours_since, hours_before, statics, lengths), known)
 
-    def _summary(
-        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor
+    def _so_far(
+        self,
+        values: Tensor,
+        observed: Tensor,
+        hours_since: Tensor,
+        hours_before: Tensor,
+        statics: Tensor,  # noqa: ARG002
+        lengths: Tensor,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), if ever seen (B, T, F), hours (B, T, 1)."""
         observed = observed.to(values.dtype)
@@ -172,8 +228,13 @@ class SummaryNetwork(nn.Module):
     def _read(self, figures: Tensor, amounts: Tensor, seen: Tensor, hours: Tensor, statics: Tensor) -> Tensor:
         statics = statics.to(figures.dtype)
         passed = pieces(hours, HOUR_KNOTS) if self.hour_pieces else pieces(scale_hours(hours), _AMOUNT_KNOTS)
-        amounts = torch.cat([pieces(amounts, _AMOUNT_KNOTS), passed.to(figures.dtype)], -1)
-        summary = [pieces(figures), amounts, seen, pieces(statics), statics]
+        if self.standard:
+            numbers = (torch.cat([figures, amounts], -1) - self.mean) / self.spread
+            last = figures[..., self.num_features : 2 * self.num_features]
+            summary = [pieces(last), numbers.clamp(-_FURTHEST, _FURTHEST)]
+        else:
+            summary = [pieces(figures), pieces(amounts, _AMOUNT_KNOTS)]
+        summary += [passed.to(figures.dtype), seen, pieces(statics), statics]
         shared = functional.relu(self.first(self.input_dropout(torch.cat(summary, -1))))
         own = self.dropout(shared.unsqueeze(-2) * self.factors)
         own = self.dropout(functional.relu(self.second(own)))

@@ -271,7 +271,7 @@ def set_up(
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     recipe = recipe or Recipe()
-    model.fit(train.outcomes)
+    model.fit(train.outcomes, train.chunks(), settings.outputs == "steps")
     model = recipe.alter(model)
     module = (recipe.module or SequenceModule)(
         model,

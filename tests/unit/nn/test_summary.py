@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -52,17 +53,17 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("hour_pieces", [False, True])
-def test_members_against_a_plain_loop(hour_pieces: bool) -> None:
+@pytest.mark.parametrize(("hour_pieces", "standard"), [(False, False), (True, False), (True, True)])
+def test_members_against_a_plain_loop(hour_pieces: bool, standard: bool) -> None:
     torch.manual_seed(0)
     windows = [2, 3]
-    net = (
-        SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, windows=windows, hour_pieces=hour_pieces)
-        .double()
-        .eval()
-    )
+    options: dict[str, Any] = {"windows": windows, "hour_pieces": hour_pieces, "standard": standard}
+    net = SummaryNetwork(F, S, outputs=2, hidden_size=5, members=3, **options).double().eval()
     net.bias.data.uniform_()
     batch = inputs()
+    if standard:
+        net.mean.normal_()
+        net.spread.uniform_(0.1, 2.0)
     got = net(**batch)
     assert got.shape == (B, 3, 2)
     for row, length in enumerate(batch["lengths"].tolist()):
@@ -74,8 +75,14 @@ def test_members_against_a_plain_loop(hour_pieces: bool) -> None:
         figures = [table[f][0][k] for k in range(7 + len(windows)) for f in range(F)]
         amounts = [table[f][1][k] for k in range(3 + len(windows)) for f in range(F)]
         statics = batch["statics"][row].tolist()
-        summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
-        summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
+        if standard:
+            last = [table[f][0][1] for f in range(F)]
+            summary = [piece for value in last for piece in bent(value, KNOTS)]
+            known = zip(figures + amounts, net.mean.tolist(), net.spread.tolist(), strict=True)
+            summary += [min(max((number - mean) / spread, -5.0), 5.0) for number, mean, spread in known]
+        else:
+            summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
+            summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
         hours = 3.0 * (length - 1)
         scaled = math.log1p(hours) / math.log1p(24)
         summary += bent(hours, HOUR_KNOTS) if hour_pieces else bent(scaled, AMOUNTS)
@@ -85,6 +92,33 @@ def test_members_against_a_plain_loop(hour_pieces: bool) -> None:
         for member in range(3):
             own = torch.relu(net.second.weight @ (shared * net.factors[member]) + net.second.bias)
             assert got[row, member].tolist() == pytest.approx((own @ net.last[member] + net.bias).tolist(), abs=1e-10)
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_figures_are_standardised_by_all_that_is_gone_through(steps: bool) -> None:
+    """What the first layer then reads of them has mean 0 and deviation 1, over steps or over histories."""
+    net = SummaryNetwork(F, S, windows=[2], standard=True).double().eval()
+    batch = inputs()
+    parts = [{name: part[rows] for name, part in batch.items()} for rows in (slice(0, 1), slice(1, B))]
+    net.fit(parts, steps)
+    read: list[torch.Tensor] = []
+    net.input_dropout.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    found = net.steps(**batch) if steps else net(**batch)
+    numbers = read[0][..., F * (len(KNOTS) - 1) :][..., : len(net.mean)]
+    if steps:
+        numbers = numbers[torch.arange(T) < batch["lengths"][:, None]]
+    assert len(numbers) == (int(batch["lengths"].sum()) if steps else B)
+    varied = net.spread > 0.01
+    torch.testing.assert_close(numbers.mean(0), torch.zeros_like(net.mean), rtol=0, atol=1e-9)
+    deviation = numbers.std(0, correction=0)[varied]
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=0, atol=0.1)
+    assert varied.sum() > len(varied) / 2
+    # Nothing to go through, or no standardisation: nothing changes.
+    known = net.mean.clone()
+    net.fit([], steps)
+    assert torch.equal(net.mean, known)
+    assert not list(SummaryNetwork(F, S).buffers())
+    assert found.isfinite().all()
 
 
 def test_padding_changes_nothing() -> None:
