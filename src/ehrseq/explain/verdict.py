@@ -164,7 +164,7 @@ def _sentence(metrics: dict[str, Estimate], ranking: Sequence[str], believed: Se
         best = believed[0]
         own, random = (_value(metrics, f"{name}/comprehensiveness") for name in (best, RANDOM))
         times = _value(metrics, f"{best}/times_random")
-        more = f", {times:.1f} times as far as random ones do" if 1 < times < 100 else f", random ones by {random:.2f}"
+        more = f", {times:.1f} times as far as random ones do" if 1 < times < 100 else f", random ones by {random:z.2f}"
         parts.append(
             f"Explain with {words_for(best)}: without the events that it names first "
             f"the score falls by {own:.2f}{more}."
