@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ehrseq.data.batch import SequenceBatch
 from ehrseq.errors import RunError
@@ -219,6 +220,5 @@ def _weighed(model: SequenceModel, batch: SequenceBatch) -> tuple[Tensor, Tensor
 
 def _of_cells(histories: Histories, cells: Tensor) -> Tensor:
     """Numbers of cells (B, T + 1, F) as parts (B, P); statics have none."""
-    parts = torch.zeros(histories.present.shape, dtype=cells.dtype, device=cells.device)
-    parts[:, : cells[0].numel()] = cells.flatten(1)
+    parts = functional.pad(cells.flatten(1), (0, histories.parts - histories.timed))
     return parts.masked_fill(~histories.present, 0.0)

@@ -108,8 +108,9 @@ class SummaryNetwork(nn.Module):
         count = 0
         total = square = torch.zeros(self.mean.shape, dtype=torch.float64)
         for history in histories:
-            figures, amounts = (self._so_far if steps else self._whole)(**history)[:2]
-            numbers = torch.cat([figures, amounts], -1).double()
+            given = {name: history[name] for name in ("values", "observed", "hours_since", "hours_before")}
+            found = self._so_far(**given) if steps else self._whole(**given, lengths=history["lengths"])
+            numbers = torch.cat(found[:2], -1).double()
             if steps:
                 numbers = numbers[step_mask(history["lengths"], numbers.shape[1])]
             count += len(numbers)
@@ -141,16 +142,10 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, K, O).
         """
-        return self._read(*self._whole(values, observed, hours_since, hours_before, statics, lengths), statics)
+        return self._read(*self._whole(values, observed, hours_since, hours_before, lengths), statics)
 
     def _whole(
-        self,
-        values: Tensor,
-        observed: Tensor,
-        hours_since: Tensor,
-        hours_before: Tensor,
-        statics: Tensor,  # noqa: ARG002
-        lengths: Tensor,
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of whole histories: values (B, 7F + WF), amounts (B, 3F + WF), if ever seen (B, F), hours (B, 1)."""
         observed = observed.to(values.dtype)
@@ -187,7 +182,7 @@ class SummaryNetwork(nn.Module):
         hours_since: Tensor,
         hours_before: Tensor,
         statics: Tensor,
-        lengths: Tensor,
+        lengths: Tensor,  # noqa: ARG002
     ) -> Tensor:
         """What the members say at each step, of what has come so far; the arguments of `forward`.
 
@@ -195,16 +190,10 @@ class SummaryNetwork(nn.Module):
             (B, T, K, O); anything on padding.
         """
         known = statics.unsqueeze(1).expand(-1, values.shape[1], -1)
-        return self._read(*self._so_far(values, observed, hours_since, hours_before, statics, lengths), known)
+        return self._read(*self._so_far(values, observed, hours_since, hours_before), known)
 
     def _so_far(
-        self,
-        values: Tensor,
-        observed: Tensor,
-        hours_since: Tensor,
-        hours_before: Tensor,
-        statics: Tensor,  # noqa: ARG002
-        lengths: Tensor,  # noqa: ARG002
+        self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), if ever seen (B, T, F), hours (B, T, 1)."""
         observed = observed.to(values.dtype)
