@@ -1,5 +1,7 @@
 """What is shipped."""
 
+import platform
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +23,8 @@ def test_wheel_holds_the_configuration_and_finds_it(tmp_path: Path) -> None:
     shipped = {f"ehrseq/conf/{path.relative_to(REPOSITORY / 'conf')}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert shipped <= names
     assert {"ehrseq/py.typed", "hydra_plugins/ehrseq_sweeper/sweeper.py"} <= names
+    if platform.machine() == "x86_64" and shutil.which("cc"):
+        assert {f"ehrseq/nn/kernels/recurrence_{name}.so" for name in ("avx2", "avx512")} <= names
     # Other plugins of Hydra live in the same namespace, which must stay open to them.
     assert "hydra_plugins/__init__.py" not in names
     assert not any(name.startswith(("tests/", "conf/", "benchmarks/")) for name in names)

@@ -15,6 +15,7 @@ from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_count, check_flag, check_probability
 from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.encoders.base import Encoder
+from ehrseq.nn.kernels import GRU, LSTM
 from ehrseq.nn.masking import clear_padding, reverse_by_length
 
 
@@ -188,7 +189,7 @@ class LSTMEncoder(RecurrentEncoder):
     c_t = f * c_{t-1} + i * g;  h_t = o * tanh(c_t).
     """
 
-    cell = nn.LSTM
+    cell = LSTM
 
 
 class GRUEncoder(RecurrentEncoder):
@@ -198,4 +199,4 @@ class GRUEncoder(RecurrentEncoder):
     h_t = (1 - z) * n + z * h_{t-1}.
     """
 
-    cell = nn.GRU
+    cell = GRU

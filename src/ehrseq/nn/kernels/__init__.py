@@ -1,0 +1,212 @@
+"""LSTM, GRU and GRU-D on a CPU, in C: see `recurrence.c`.
+
+It is compiled when the package is installed, for AVX2 and AVX-512, where there is a C compiler. Without one, and for
+all that is not float32 on a CPU with a multiple of 16 units, torch reads the steps; its numbers are the same to
+rounding.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_UNITS = 16  # the number of units is a multiple of this
+
+
+class _Library(NamedTuple):
+    """What was compiled for this processor."""
+
+    run: Any
+    lanes: int
+    most_threads: int
+    room: int
+
+
+@cache
+def _library() -> _Library | None:
+    """None where nothing was."""
+    path = Path(__file__).with_name(f"recurrence_{torch.backends.cpu.get_cpu_capability().lower()}.so")
+    if not path.is_file():
+        return None
+    library = ctypes.CDLL(str(path))
+    number, numbers = ctypes.c_long, ctypes.c_void_p
+    library.run.argtypes = [ctypes.c_int, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
+    library.run.restype = None
+    known = (ctypes.c_int.in_dll(library, name).value for name in ("lanes", "most_threads", "room_of_a_thread"))
+    return _Library(library.run, *known)
+
+
+def can_read(x: Tensor, weight: Tensor) -> bool:
+    """Whether there is compiled code for these steps.
+
+    Args:
+        x: Embedded steps, (B, T, D).
+        weight: U, (G * H, H).
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and weight.shape[1] % _UNITS == 0
+        and min(x.shape) > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _library() is not None
+    )
+
+
+class LSTM(nn.LSTM):
+    """The net of torch, of one direction, `batch_first` and without last states."""
+
+    def forward(self, x: Tensor, hx: None = None) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Read each history: (B, T, D) to (B, T, H)."""
+        if not can_read(x, self.all_weights[0][1]):
+            return super().forward(x, hx)[0], None
+        return _read_layers(self, x, _read_lstm), None
+
+
+class GRU(nn.GRU):
+    """The net of torch, of one direction, `batch_first` and without last states."""
+
+    def forward(self, x: Tensor, hx: None = None) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Read each history: (B, T, D) to (B, T, H)."""
+        if not can_read(x, self.all_weights[0][1]):
+            return super().forward(x, hx)[0], None
+        return _read_layers(self, x, _read_gru), None
+
+
+def _read_layers(net: nn.RNNBase, x: Tensor, read: Callable[..., Tensor]) -> Tensor:
+    """All layers, one after the other, with dropout between them."""
+    for layer, weights in enumerate(net.all_weights):
+        x = read(functional.dropout(x, net.dropout, net.training) if layer else x, *weights)
+    return x
+
+
+def _read_lstm(x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor) -> Tensor:
+    states: Tensor = _LSTM.apply(x, read, recurrent, bias + recurrent_bias)  # type: ignore[no-untyped-call]
+    return states
+
+
+def _read_gru(x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor) -> Tensor:
+    # That of n is added before the reset gate has its say.
+    size = 2 * recurrent.shape[1]
+    bias = torch.cat([bias[:size] + recurrent_bias[:size], bias[size:]])
+    states: Tensor = _GRU.apply(x, read, recurrent, bias, recurrent_bias[size:])  # type: ignore[no-untyped-call]
+    return states
+
+
+def read_grud(x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, gamma: Tensor) -> Tensor:
+    """Hidden states of a GRU-D, see `GRUDEncoder`.
+
+    Args:
+        x: Embedded steps, (B, T, D).
+        read: W, (3H, D).
+        recurrent: U, (3H, H).
+        bias: b, (3H,).
+        gamma: What is left of each state, (B, T, H).
+
+    Returns:
+        (B, T, H).
+    """
+    states: Tensor = _GRUD.apply(x, read, recurrent, bias, gamma)  # type: ignore[no-untyped-call]
+    return states
+
+
+class _LSTM(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+        x, (gates, cells, hidden) = x.contiguous(), _empty(x, recurrent, 4, 1, 1)
+        _run(0, x, hidden, [x, _pack(read.t()), bias, _pack(recurrent.t()), gates, cells, hidden])
+        ctx.save_for_backward(x, read, recurrent, gates, cells, hidden)
+        return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, read, recurrent, gates, cells, hidden = ctx.saved_tensors
+        (d_gates,) = _empty(x, recurrent, 4)
+        arrays = [x, gates, _pack(recurrent), cells, hidden, grad.contiguous(), d_gates]
+        d_read, d_recurrent = _run(1, x, hidden, arrays, 4)
+        return d_gates @ read if ctx.needs_input_grad[0] else None, d_read, d_recurrent, d_gates.sum((0, 1))
+
+
+class _GRU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor) -> Tensor:
+        x, (gates, sums, hidden) = x.contiguous(), _empty(x, recurrent, 3, 1, 1)
+        arrays = [x, _pack(read.t()), bias, _pack(recurrent.t()), recurrent_bias.contiguous(), gates, sums, hidden]
+        _run(2, x, hidden, arrays)
+        ctx.save_for_backward(x, read, recurrent, gates, sums, hidden)
+        return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, read, recurrent, gates, sums, hidden = ctx.saved_tensors
+        d_gates, d_sums = _empty(x, recurrent, 3, 1)
+        arrays = [x, gates, _pack(recurrent), sums, hidden, grad.contiguous(), d_gates, d_sums]
+        d_read, d_recurrent = _run(3, x, hidden, arrays, 3)
+        d_x = d_gates @ read if ctx.needs_input_grad[0] else None
+        return d_x, d_read, d_recurrent, d_gates.sum((0, 1)), d_sums.sum((0, 1))
+
+
+class _GRUD(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, gamma: Tensor) -> Tensor:
+        x, gamma, size = x.contiguous(), gamma.contiguous(), 2 * recurrent.shape[1]
+        gates, faded, passed, hidden = _empty(x, recurrent, 3, 1, 1, 1)
+        packed = [_pack(recurrent[:size].t()), _pack(recurrent[size:].t())]
+        _run(4, x, hidden, [x, _pack(read.t()), bias, *packed, gamma, gates, faded, passed, hidden])
+        ctx.save_for_backward(x, read, recurrent, gamma, gates, faded, passed, hidden)
+        return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, read, recurrent, gamma, gates, faded, passed, hidden = ctx.saved_tensors
+        size = 2 * recurrent.shape[1]
+        d_gates, d_gamma = _empty(x, recurrent, 3, 1)
+        packed = [_pack(recurrent[:size]), _pack(recurrent[size:])]
+        arrays = [x, gates, *packed, gamma, faded, passed, hidden, grad.contiguous(), d_gates, d_gamma]
+        d_read, d_recurrent = _run(5, x, hidden, arrays, 3)
+        d_x = d_gates @ read if ctx.needs_input_grad[0] else None
+        return d_x, d_read, d_recurrent, d_gates.sum((0, 1)), d_gamma
+
+
+def _empty(x: Tensor, recurrent: Tensor, *sizes: int) -> list[Tensor]:
+    """Room for so many times H numbers a step, (B, T, size * H) each."""
+    return [x.new_empty(*x.shape[:2], size * recurrent.shape[1]) for size in sizes]
+
+
+def _pack(matrix: Tensor) -> Tensor:
+    """The columns in groups of as many vectors as fit evenly, at most four; group by group, (N / group, K, group)."""
+    library = _library()
+    assert library is not None
+    columns = matrix.shape[1]
+    group = next(size * library.lanes for size in (4, 3, 2, 1) if columns % (size * library.lanes) == 0)
+    return matrix.reshape(len(matrix), columns // group, group).transpose(0, 1).contiguous()
+
+
+def _run(which: int, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int = 0) -> tuple[Tensor, Tensor]:
+    """Call a function of `recurrence.c`, which says what the arrays are.
+
+    Returns:
+        For a way back the gradients of W (G * H, D) and U (G * H, H); else both empty.
+    """
+    library = _library()
+    assert library is not None
+    (histories, steps, inputs), size = x.shape, hidden.shape[2]
+    threads = min(torch.get_num_threads(), histories, library.most_threads)
+    room = x.new_empty(threads, library.room * size)
+    weights = x.new_zeros(threads, inputs + size, gates * size)
+    pointers = (ctypes.c_void_p * len(arrays))(*(array.data_ptr() for array in arrays))
+    of_weights = weights.stride(0) if gates else 0
+    sizes = (histories, steps, inputs, size, threads, of_weights)
+    library.run(which, *sizes, room.data_ptr(), weights.data_ptr(), pointers)
+    summed = weights.sum(0) if threads > 1 else weights[0]
+    return summed[:inputs].t(), summed[inputs:].t()
