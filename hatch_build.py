@@ -14,7 +14,7 @@ FOLDER = Path("src", "ehrseq", "nn", "kernels")
 # and rows in a block, so many that a block's sums fit the registers.
 VARIANTS = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma", "-DLANES=16", "-DROWS=6"],
-    "avx2": ["-mavx2", "-mfma", "-DLANES=8", "-DROWS=2"],
+    "avx2": ["-mavx2", "-mfma", "-DLANES=8", "-DROWS=3"],
 }
 
 
@@ -33,8 +33,9 @@ class CustomBuildHook(BuildHookInterface[Any]):
         for name, flags in VARIANTS.items():
             target = folder / f"recurrence_{name}.so"
             new = target.with_suffix(".new")
-            command = [compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", *flags, str(folder / "recurrence.c"), "-o"]
-            done = subprocess.run([*command, str(new), "-lpthread"], capture_output=True, text=True, check=False)
+            command = [compiler, "-std=gnu11", "-O3", "-fopenmp", "-fPIC", "-shared", *flags]
+            command += [str(folder / "recurrence.c"), "-o", str(new)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 self.app.display_warning(
                     f"{target.name} could not be compiled, torch's own nets will be used:\n{done.stderr}"

@@ -70,8 +70,10 @@ class DecayedGridEmbedding(Embedding):
         Returns:
             Embedded steps, (B, T, D).
         """
-        delta = hours_since_previous(hours_since, hours_before).to(values.dtype) / self.time_unit_hours
-        gamma = torch.exp(-torch.relu(torch.addcmul(self.bias, self.weight, delta)))
+        delta = hours_since_previous(hours_since, hours_before).to(values.dtype)
+        # Sign and unit are on the side of the weights, which are few.
+        weight = self.weight / -self.time_unit_hours
+        gamma = torch.exp(torch.addcmul(-self.bias, weight, delta).clamp(max=0.0))
         seen = observed.to(values.dtype)
         parts = [values * torch.lerp(gamma, torch.ones_like(gamma), seen), seen]
         if self.with_statics:

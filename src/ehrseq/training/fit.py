@@ -104,6 +104,8 @@ def fit(
     if config.compile:
         module.model.compile()
     profiler = PhaseProfiler() if config.profile else None
+    # Deterministic mode would write NaN into all memory that is asked for, so that reading it shows: 5% of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     with _quiet():
         trainer = lightning.Trainer(

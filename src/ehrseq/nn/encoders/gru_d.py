@@ -86,14 +86,12 @@ class GRUDEncoder(Encoder):
             Hidden states, exactly 0 on padding, (B, T, H).
         """
         weight = self.recurrent.weight
-        delta = hours_since_previous(hours_since, hours_before) / self.time_unit_hours
+        delta = hours_since_previous(hours_since, hours_before).to(x.dtype)
         x = self.input_dropout(x)
         if can_read(x, weight):
-            gamma = torch.exp(-torch.relu(self.decay(delta.to(x.dtype))))
-            states = read_grud(x, self.inputs.weight, weight, self.inputs.bias, gamma)
+            states = read_grud(x, self.inputs.weight, weight, self.inputs.bias, self._fade(delta))
             return clear_padding(self.dropout(states), lengths)
-        gamma = torch.exp(-torch.relu(self.decay(_steps_first(delta.to(x.dtype)))))
-        steps = _steps_first(x)
+        gamma, steps = self._fade(_steps_first(delta)), _steps_first(x)
         read, bias, size = self.inputs.weight, self.inputs.bias, 2 * self.output_size
         gates, candidate = (
             functional.linear(steps, read[part], bias[part]).to(weight.dtype)
@@ -102,6 +100,11 @@ class GRUDEncoder(Encoder):
         states = recur(gates, candidate, gamma.to(weight.dtype), weight)
         hidden: Tensor = self.dropout(states.transpose(0, 1))
         return clear_padding(hidden, lengths)
+
+    def _fade(self, delta: Tensor) -> Tensor:
+        """Gamma, of hours; with sign and unit on the side of the weights, which are few."""
+        unit = self.time_unit_hours
+        return torch.exp(functional.linear(delta, self.decay.weight / -unit, -self.decay.bias).clamp(max=0.0))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -24,7 +24,6 @@ class _Library(NamedTuple):
 
     run: Any
     lanes: int
-    most_threads: int
     room: int
 
 
@@ -34,11 +33,14 @@ def _library() -> _Library | None:
     path = Path(__file__).with_name(f"recurrence_{torch.backends.cpu.get_cpu_capability().lower()}.so")
     if not path.is_file():
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # without the OpenMP it was compiled with
+        return None
     number, numbers = ctypes.c_long, ctypes.c_void_p
     library.run.argtypes = [ctypes.c_int, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
     library.run.restype = None
-    known = (ctypes.c_int.in_dll(library, name).value for name in ("lanes", "most_threads", "room_of_a_thread"))
+    known = (ctypes.c_int.in_dll(library, name).value for name in ("lanes", "room_of_a_thread"))
     return _Library(library.run, *known)
 
 
@@ -201,7 +203,7 @@ def _run(which: int, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int
     library = _library()
     assert library is not None
     (histories, steps, inputs), size = x.shape, hidden.shape[2]
-    threads = min(torch.get_num_threads(), histories, library.most_threads)
+    threads = min(torch.get_num_threads(), histories)
     room = x.new_empty(threads, library.room * size)
     weights = x.new_zeros(threads, inputs + size, gates * size)
     pointers = (ctypes.c_void_p * len(arrays))(*(array.data_ptr() for array in arrays))

@@ -12,7 +12,6 @@
 
    Compiled once for each instruction set, with LANES floats in a vector and ROWS rows in a block. */
 
-#include <pthread.h>
 #include <string.h>
 
 typedef float V __attribute__((vector_size(4 * LANES)));
@@ -21,16 +20,15 @@ typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_al
 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(name, count) _Pragma("GCC unroll 8") for (int name = 0; name < (count); name++)
-#define MOST_THREADS 256
 #define GROUP 12 /* histories read together: their states stay in the first cache, */
 #define CHUNK 64 /* and what they wrote in so many steps in the second */
 
-const int lanes = LANES, most_threads = MOST_THREADS, room_of_a_thread = GROUP * 6; /* the latter in numbers a unit */
+const int lanes = LANES, room_of_a_thread = GROUP * 6; /* the latter in numbers a unit */
 
 INLINE V load(const float *from) { return *(const Anywhere *)from; }
 INLINE void store(float *to, V x) { *(Anywhere *)to = x; }
 INLINE V all(float x) { return x - (V){0}; }
-/* Asks for what the step before will read or write. */
+/* Asks early for what the next step in time will read or write; where there is none, nothing happens. */
 INLINE void expect(const float *from) { __builtin_prefetch(from, 0); }
 INLINE void expect_to_write(float *to) { __builtin_prefetch(to, 1); }
 
@@ -55,10 +53,10 @@ INLINE V hyperbolic(V x) { return 2.0f / (1.0f + exponential(-2.0f * x)) - 1.0f;
 
 /* A block of `product`; `rows` and `vectors` are constants where it is called, so that its sums stay in registers. */
 INLINE void block(const int rows, const int vectors, long depth, const float *left, long down, long along,
-                  const float *right, long stride, float *out, long wide, int add) {
+                  const float *right, float *out, long wide, int add) {
     V sums[ROWS][4];
     EACH(r, rows) EACH(v, vectors) sums[r][v] = all(0);
-    for (long k = 0; k < depth; k++, left += along, right += stride) {
+    for (long k = 0; k < depth; k++, left += along, right += vectors * LANES) {
         V column[4];
         EACH(v, vectors) column[v] = load(right + v * LANES);
         EACH(r, rows) {
@@ -74,17 +72,24 @@ INLINE void block(const int rows, const int vectors, long depth, const float *le
 }
 
 /* out[r][c] = sum over k of left[r * down + k * along] * right[k][c], added to what is there if `add`; `count` rows r of
-   `wide` numbers, of which `columns` are written. The right side is packed if `stride` is 0, else rows so far apart. */
+   `wide` numbers, of which `columns` are written. The right side is packed if `stride` is 0; else it has rows so far apart,
+   at most CHUNK, and is packed on the way. */
 static void product(long count, long columns, long depth, const float *left, long down, long along, const float *right,
                     long stride, float *out, long wide, int add) {
 #define BLOCKS(rows, vectors)                                                                             \
     for (; row + rows <= count; row += rows)                                                              \
-        block(rows, vectors, depth, left + row * down, down, along, stride ? right + j : right + j * depth, \
-              stride ? stride : vectors * LANES, out + row * wide + j, wide, add);
-#define GROUPS(vectors)                                             \
-    for (long j = 0; j < columns; j += vectors * LANES) {           \
-        long row = 0;                                               \
-        BLOCKS(ROWS, vectors) BLOCKS(2, vectors) BLOCKS(1, vectors) \
+        block(rows, vectors, depth, left + row * down, down, along, group, out + row * wide + j, wide, add);
+#define GROUPS(vectors)                                                                                         \
+    for (long j = 0; j < columns; j += vectors * LANES) {                                                       \
+        const float *group = right + j * depth;                                                                 \
+        float packed[CHUNK * vectors * LANES];                                                                  \
+        if (stride) {                                                                                           \
+            for (long k = 0; k < depth; k++)                                                                    \
+                EACH(v, vectors) store(packed + (k * vectors + v) * LANES, load(right + k * stride + j + v * LANES)); \
+            group = packed;                                                                                     \
+        }                                                                                                       \
+        long row = 0;                                                                                           \
+        BLOCKS(ROWS, vectors) BLOCKS(2, vectors) BLOCKS(1, vectors)                                             \
     }
     long vectors = columns / LANES;
     if (vectors % 4 == 0) { GROUPS(4) }
@@ -105,8 +110,7 @@ static void outer(long depth, const float *left, long wide, const float *right, 
 }
 
 /* What one call of a function below reads: histories `first` to `first + count`. Each names its arrays for itself. */
-typedef struct Part {
-    void (*read)(const struct Part *);
+typedef struct {
     long steps, inputs, units, first, count;
     float *room;     /* its thread's own */
     float *gradient; /* of the weights, its thread's own */
@@ -152,6 +156,8 @@ static void lstm_forward(const Part *part) {
             for (long j = 0; j < H; j += LANES) {
                 V gate[4];
                 EACH(g, 4) gate[g] = load(gates + g * H + j) + load(sum + g * H + j) + load(bias + g * H + j);
+                EACH(g, 4) expect(gates + (g + 4) * H + j);
+                expect_to_write(c + H + j), expect_to_write(h + H + j);
                 V in = sigmoid(gate[0]), forget = sigmoid(gate[1]), new = hyperbolic(gate[2]), out = sigmoid(gate[3]);
                 V now = forget * load(cell + row * H + j) + in * new, state = out * hyperbolic(now);
                 store(gates + j, in), store(gates + H + j, forget);
@@ -209,6 +215,8 @@ static void gru_forward(const Part *part) {
             for (long j = 0; j < H; j += LANES) {
                 V read[3];
                 EACH(g, 3) read[g] = load(gates + g * H + j) + load(bias + g * H + j);
+                EACH(g, 3) expect(gates + (g + 3) * H + j);
+                expect_to_write(kept + H + j), expect_to_write(h + H + j);
                 V reset = sigmoid(read[0] + load(sum + j)), update = sigmoid(read[1] + load(sum + H + j));
                 V recurrent = load(sum + 2 * H + j) + load(part->arrays[4] + j);
                 V new = hyperbolic(read[2] + reset * recurrent);
@@ -234,6 +242,8 @@ static void gru_backward(const Part *part) {
             float *own = now + row * 3 * H, *carried = hidden + row * H;
             for (long j = 0; j < H; j += LANES) {
                 V reset = load(gates + j), update = load(gates + H + j), new = load(gates + 2 * H + j);
+                EACH(g, 3) expect(gates + (g - 3) * H + j), expect_to_write(d_gates + (g - 3) * H + j);
+                expect(recurrent - H + j), expect(h - 2 * H + j), expect(grad - H + j), expect_to_write(d_recurrent - H + j);
                 V before = t > 0 ? load(h - H + j) : all(0), d_hidden = load(grad + j) + load(carried + j);
                 V d_new = d_hidden * (1.0f - update) * (1.0f - new * new), through = d_new * reset;
                 V d_update = d_hidden * (before - new) * update * (1.0f - update);
@@ -264,6 +274,7 @@ static void grud_forward(const Part *part) {
             const float *gamma = at(part, 5, row, t, H);
             float *kept = at(part, 7, row, t, H);
             for (long j = 0; j < H; j += LANES) {
+                expect(gamma + H + j), expect_to_write(kept + H + j);
                 V state = load(gamma + j) * load(hidden + row * H + j);
                 store(faded + row * H + j, state), store(kept + j, state);
             }
@@ -273,6 +284,8 @@ static void grud_forward(const Part *part) {
             float *gates = at(part, 6, row, t, 3 * H), *kept = at(part, 8, row, t, H);
             const float *sum = sums + row * 2 * H;
             for (long j = 0; j < H; j += LANES) {
+                EACH(g, 3) expect(gates + (g + 3) * H + j);
+                expect_to_write(kept + H + j);
                 V reset = sigmoid(load(gates + j) + load(sum + j) + load(bias + j));
                 V update = sigmoid(load(gates + H + j) + load(sum + H + j) + load(bias + H + j));
                 V passed = reset * load(faded + row * H + j);
@@ -284,6 +297,7 @@ static void grud_forward(const Part *part) {
         for (long row = 0; row < n; row++) {
             float *gates = at(part, 6, row, t, 3 * H), *h = at(part, 9, row, t, H);
             for (long j = 0; j < H; j += LANES) {
+                expect_to_write(h + H + j);
                 V before = load(faded + row * H + j), update = load(gates + H + j);
                 V new = hyperbolic(load(gates + 2 * H + j) + load(sums + row * H + j) + load(bias + 2 * H + j));
                 V state = before + update * (new - before);
@@ -306,6 +320,8 @@ static void grud_backward(const Part *part) {
             const float *grad = at(part, 8, row, t, H);
             float *d_gates = at(part, 9, row, t, 3 * H), *own = now + row * 2 * H, *carried = hidden + row * H;
             for (long j = 0; j < H; j += LANES) {
+                EACH(g, 3) expect(gates + (g - 3) * H + j), expect_to_write(d_gates + (g - 3) * H + j);
+                expect(faded - H + j), expect(grad - H + j);
                 V update = load(gates + H + j), new = load(gates + 2 * H + j);
                 V d_hidden = load(grad + j) + load(carried + j);
                 V d_update = d_hidden * (new - load(faded + j)) * update * (1.0f - update);
@@ -331,6 +347,7 @@ static void grud_backward(const Part *part) {
             const float *gamma = at(part, 4, row, t, H), *h = at(part, 7, row, t, H);
             float *d_gamma = at(part, 10, row, t, H), *carried = hidden + row * H;
             for (long j = 0; j < H; j += LANES) {
+                expect(gamma - H + j), expect(h - 2 * H + j), expect_to_write(d_gamma - H + j);
                 V d_faded = load(carried + j);
                 store(d_gamma + j, t > 0 ? d_faded * load(h - H + j) : all(0));
                 store(carried + j, d_faded * load(gamma + j));
@@ -343,34 +360,20 @@ static void grud_backward(const Part *part) {
     }
 }
 
-/* Reads the histories of a thread, a group at a time. */
-static void *start(void *given) {
-    Part part = *(Part *)given;
-    for (long end = part.first + part.count; part.first < end; part.first += GROUP) {
-        part.count = end - part.first < GROUP ? end - part.first : GROUP;
-        part.read(&part);
-    }
-    return NULL;
-}
-
-/* Reads all histories by one of the functions above, shared out among so many threads. Of `room` each thread has
-   room_of_a_thread * `units` numbers, of `gradient` so many as `weights` says. */
+/* Reads all histories by one of the functions above, shared out among so many threads, a group at a time. Of `room` each
+   thread has room_of_a_thread * `units` numbers, of `gradient` so many as `weights` says. With OpenMP, as torch: threads of
+   another kind would fight with its own, which wait for work at full speed. */
 void run(int which, long histories, long steps, long inputs, long units, long threads, long weights, float *room,
          float *gradient, float **arrays) {
     static void (*const reads[])(const Part *) = {lstm_forward, lstm_backward, gru_forward,
                                                   gru_backward, grud_forward,  grud_backward};
-    Part parts[MOST_THREADS];
-    pthread_t others[MOST_THREADS];
-    int started[MOST_THREADS];
-    if (threads > MOST_THREADS) threads = MOST_THREADS;
-    for (long k = threads - 1; k >= 0; k--) {
-        long first = histories * k / threads, end = histories * (k + 1) / threads;
-        parts[k] = (Part){reads[which], steps, inputs, units, first, end - first, room + k * GROUP * 6 * units,
-                          gradient + k * weights, arrays};
-        /* This thread reads the first part, and those for which no other can be had. */
-        started[k] = k > 0 && !pthread_create(&others[k], NULL, start, &parts[k]);
-        if (!started[k]) start(&parts[k]);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (long k = 0; k < threads; k++) {
+        Part part = {steps, inputs, units, histories * k / threads, 0, room + k * room_of_a_thread * units,
+                     gradient + k * weights, arrays};
+        for (const long end = histories * (k + 1) / threads; part.first < end; part.first += GROUP) {
+            part.count = end - part.first < GROUP ? end - part.first : GROUP;
+            reads[which](&part);
+        }
     }
-    for (long k = 1; k < threads; k++)
-        if (started[k]) pthread_join(others[k], NULL);
 }
