@@ -131,7 +131,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cases = {}
     with TemporaryDirectory() as scratch:
-        place = [f"paths.data={scratch}/data", "representation.max_steps=4096"]
+        place = [f"paths.data={scratch}/data", "representation.max_steps=65536"]  # nothing is cut off
         words = made(Path(scratch) / "made", options.subjects)
         cases["log-normal, events"] = compare([*words, "representation=events", *place], options.epochs, device)
         print(cases, flush=True)

@@ -129,3 +129,20 @@ def test_what_is_not_compiled_for_is_read_by_torch(encoder: LSTMEncoder | GRUEnc
     exact = encoder.double()(x.double(), lengths, **batch)
     assert exact.dtype == torch.float64
     assert near(found, exact)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_fades_on_the_way_back_is_zero_and_torch_keeps_its_small_numbers(kind: str) -> None:
+    """A processor takes a hundred times as long for numbers under 1e-38, which long histories make many of."""
+    torch.manual_seed(0)
+    own, plain = NETS[kind]
+    net, reference = own(4, 32, batch_first=True), plain(4, 32, batch_first=True)
+    reference.load_state_dict(net.state_dict())
+    x = torch.randn(2, 700, 4, requires_grad=True)
+    ((found,), (expected,)) = (torch.autograd.grad(one(x)[0][:, -1].sum(), [x]) for one in (net, reference))
+    assert near(found, expected)
+    # The last product, with W, is torch's own and makes a few new ones.
+    ours, theirs = (int(((x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)).sum()) for x in (found, expected))
+    assert theirs > 100
+    assert ours < theirs / 5
+    assert float(torch.tensor(1e-40) * 0.5) > 0
