@@ -1,5 +1,10 @@
 """Compiled LSTM, GRU and GRU-D beside torch's own and beside the loop they stand in for."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -146,3 +151,19 @@ def test_what_fades_on_the_way_back_is_zero_and_torch_keeps_its_small_numbers(ki
     assert theirs > 100
     assert ours < theirs / 5
     assert float(torch.tensor(1e-40) * 0.5) > 0
+
+
+def test_without_a_library_torch_reads_the_same(tmp_path: Path) -> None:
+    """As on a processor that nothing was compiled for."""
+    torch.manual_seed(0)
+    encoder, x = LSTMEncoder(5, 32, num_layers=2), torch.randn(3, 6, 5)
+    expected = encoder(x, torch.tensor([6, 2, 4]))
+    torch.save((encoder.state_dict(), x, expected), tmp_path / "case.pt")
+    script = (
+        "import sys, torch; from ehrseq.nn import LSTMEncoder; from ehrseq.nn.kernels import can_read\n"
+        "state, x, expected = torch.load(sys.argv[1], weights_only=True); encoder = LSTMEncoder(5, 32, num_layers=2)\n"
+        "encoder.load_state_dict(state); assert not can_read(x, state['forward_nets.0.weight_hh_l0'])\n"
+        "assert (encoder(x, torch.tensor([6, 2, 4])) - expected).abs().max() < 1e-5\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "case.pt")]
+    subprocess.run(command, check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": "default"})
