@@ -17,10 +17,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _UNITS = 16  # the number of units is a multiple of this
+_VERSION = 1  # of what `run` takes, as in recurrence.c
 
 
 class _Library(NamedTuple):
-    """What was compiled for this processor."""
+    """What was compiled for this processor: floats in a vector, and the numbers a unit that a thread needs room for."""
 
     run: Any
     lanes: int
@@ -29,19 +30,23 @@ class _Library(NamedTuple):
 
 @cache
 def _library() -> _Library | None:
-    """None where nothing was."""
+    """None where nothing was, or something older than this file."""
     path = Path(__file__).with_name(f"recurrence_{torch.backends.cpu.get_cpu_capability().lower()}.so")
     if not path.is_file():
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # without the OpenMP it was compiled with
+        version, lanes, room = (
+            ctypes.c_int.in_dll(library, name).value for name in ("version", "lanes", "room_of_a_thread")
+        )
+    except (OSError, ValueError):  # without the OpenMP it was compiled with, or without a version
+        return None
+    if version != _VERSION:
         return None
     number, numbers = ctypes.c_long, ctypes.c_void_p
     library.run.argtypes = [ctypes.c_int, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
     library.run.restype = None
-    known = (ctypes.c_int.in_dll(library, name).value for name in ("lanes", "room_of_a_thread"))
-    return _Library(library.run, *known)
+    return _Library(library.run, lanes, room)
 
 
 def can_read(x: Tensor, weight: Tensor) -> bool:

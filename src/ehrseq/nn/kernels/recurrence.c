@@ -24,7 +24,8 @@ typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_al
 #define GROUP 12 /* histories read together: their states stay in the first cache, */
 #define CHUNK 64 /* and what they wrote in so many steps in the second */
 
-const int lanes = LANES, room_of_a_thread = GROUP * 6; /* the latter in numbers a unit */
+/* `version` changes with what `run` and its functions take; __init__.py knows the same. Room is in numbers a unit. */
+const int version = 1, lanes = LANES, room_of_a_thread = GROUP * 6;
 
 INLINE V load(const float *from) { return *(const Anywhere *)from; }
 INLINE void store(float *to, V x) { *(Anywhere *)to = x; }
