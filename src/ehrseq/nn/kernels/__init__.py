@@ -139,7 +139,8 @@ class _LSTM(torch.autograd.Function):
         (d_gates,) = _empty(x, recurrent, 4)
         arrays = [x, gates, _pack(recurrent), cells, hidden, grad.contiguous(), d_gates]
         d_read, d_recurrent = _run(1, x, hidden, arrays, 4)
-        return d_gates @ read if ctx.needs_input_grad[0] else None, d_read, d_recurrent, d_gates.sum((0, 1))
+        d_x = d_gates @ read if ctx.needs_input_grad[0] else None
+        return d_x, d_read, d_recurrent, d_gates.sum((0, 1))
 
 
 class _GRU(torch.autograd.Function):
@@ -212,8 +213,7 @@ def _run(which: int, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int
     room = x.new_empty(threads, library.room * size)
     weights = x.new_zeros(threads, inputs + size, gates * size)
     pointers = (ctypes.c_void_p * len(arrays))(*(array.data_ptr() for array in arrays))
-    of_weights = weights.stride(0) if gates else 0
-    sizes = (histories, steps, inputs, size, threads, of_weights)
+    sizes = (histories, steps, inputs, size, threads, weights[0].numel())
     library.run(which, *sizes, room.data_ptr(), weights.data_ptr(), pointers)
     summed = weights.sum(0) if threads > 1 else weights[0]
     return summed[:inputs].t(), summed[inputs:].t()
