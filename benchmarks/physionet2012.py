@@ -45,7 +45,7 @@ def measure(model: str, seeds: list[int], archive: Path, work: Path) -> dict[str
     for seed in seeds:
         parts = []
         for fold in range(FOLDS):
-            words = ["source=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}"]
+            words = ["experiment=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}"]
             folder, took = train([*words, f"split.folds={FOLDS}", f"split.fold={fold}"], work)
             parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
             epochs.append(pl.read_csv(folder / "train" / "history.csv").height)

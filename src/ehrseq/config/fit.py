@@ -31,6 +31,7 @@ def find_misfit(settings: "Settings") -> str | None:
         _recalibration(settings)
         or _monitor(settings)
         or _loss(settings)
+        or _teacher(settings)
         or _forecast(settings)
         or _members(settings)
         or _representation(settings, model)
@@ -89,6 +90,19 @@ def _loss(settings: "Settings") -> str | None:
     if "multiclass" in kinds:
         return f"loss.{name}={value:g}: a multiclass target has none or balanced"
     return f"loss.{name}={value} is for {', '.join(_CLASSIFIES)} targets, not {', '.join(dict.fromkeys(kinds))}"
+
+
+def _teacher(settings: "Settings") -> str | None:
+    """What trees can tell a network of."""
+    if settings.teacher is None:
+        return None
+    target = settings.task.target
+    kind = target.parts[target.first].target.kind if isinstance(target, SeveralTarget) else target.kind
+    if kind != "binary":
+        return f"teacher=trees tells risks of a binary target, not of a {kind} one; use teacher=none"
+    if settings.loss.focal:
+        return f"loss.focal={settings.loss.focal} asks how far a yes or no is missed, and teacher=trees tells risks"
+    return None
 
 
 def unused_by(kind: str, loss: "Loss") -> list[str]:

@@ -161,6 +161,16 @@ class Trees(Section):
     booster: AnyComponent
 
 
+class Teacher(Section):
+    """Trees that tell the network of histories that they have not seen, see `ehrseq.workflows.teacher`."""
+
+    weight: Share
+    folds: Annotated[int, Field(ge=2)]
+    repeats: PositiveInt
+    summary: SummaryConfig
+    booster: AnyComponent
+
+
 def _kind_of_model(value: Any) -> str:
     """Which branch of `AnyModel` a model is of."""
     is_trees = "booster" in value if isinstance(value, dict) else isinstance(value, Trees)
@@ -351,6 +361,7 @@ class Settings(Section):
     explain: Explain
     model: AnyModel
     optim: Optim
+    teacher: Teacher | None
     loss: Loss
     trainer: Trainer
     tracking: Tracking

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.component import Component, is_allowed
 from ehrseq.config.components import JoinedLabels
-from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Trees
+from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Teacher, Trees
 from ehrseq.config.targets import ForecastTarget, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
@@ -141,7 +141,7 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
     return SequenceModel(embedding, encoder, pooling, head, objective, summary, next_values, config.hidden_dropout)
 
 
-def build_booster(config: Trees, target: Target) -> "GradientBoosting":
+def build_booster(config: Trees | Teacher, target: Target) -> "GradientBoosting":
     """The trees, still to be fitted or loaded.
 
     Args:
@@ -150,7 +150,8 @@ def build_booster(config: Trees, target: Target) -> "GradientBoosting":
     """
     from ehrseq.baselines import GradientBoosting
 
-    return build(config.booster, "model.booster", GradientBoosting, target=target)
+    key = "model.booster" if isinstance(config, Trees) else "teacher.booster"
+    return build(config.booster, key, GradientBoosting, target=target)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

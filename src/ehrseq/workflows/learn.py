@@ -16,6 +16,7 @@ from ehrseq.workflows.build import build_booster, build_model, build_optimizer
 from ehrseq.workflows.engine import keep_freed_memory
 from ehrseq.workflows.member_folds import MemberFolds
 from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
+from ehrseq.workflows.teacher import teach
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -258,6 +259,8 @@ def set_up(
     keep_freed_memory()
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     target = read_target(store.meta["target"])
+    if settings.teacher is not None:
+        store = teach(settings.teacher, store, settings.seed, report)
     horizon = target.horizon if isinstance(target, ForecastTarget) else None
     representation = represent(store, settings.representation, settings.outputs, horizon)
     cache = settings.loader.cache_gib / 2

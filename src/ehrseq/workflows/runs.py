@@ -51,6 +51,8 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
             for name in names:
                 del part[name]
         plain.append({"outputs": settings.outputs})
+        if settings.teacher is not None:
+            plain.append({"teacher": settings.teacher.plain()})
     key: dict[str, Any] = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
     if settings.members > 1:
         key["members"] = settings.members

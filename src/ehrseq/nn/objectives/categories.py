@@ -30,7 +30,8 @@ class BinaryObjective(Objective):
 
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Weights and prior log odds from the outcomes of `train`."""
-        positive, negative = (outcomes == 1).sum(axis=0), (outcomes == 0).sum(axis=0)
+        # Outcomes between 0 and 1 are a teacher's.
+        positive, negative = np.nansum(outcomes, axis=0), np.nansum(1 - outcomes, axis=0)
         odds = np.maximum(positive, 0.5) / np.maximum(negative, 0.5)
         weight = {"none": np.ones(self.outputs), "balanced": 1 / odds}.get(str(self.config.class_weight))
         if weight is None:

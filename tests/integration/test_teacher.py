@@ -1,0 +1,127 @@
+"""A network that trees teach: what they tell is told of subjects they have not seen, and nothing else changes."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ehrseq.config.load import load_settings
+from ehrseq.config.schema import Settings
+from ehrseq.data.summary import summarise
+from ehrseq.errors import ConfigError
+from ehrseq.nn.objectives.categories import BinaryObjective
+from ehrseq.store import Store
+from ehrseq.workflows import prepare
+from ehrseq.workflows.member_folds import MemberFolds
+from ehrseq.workflows.teacher import teach
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+WORDS = (
+    *("source.n_subjects=600", "teacher=trees", "teacher.folds=3", "teacher.repeats=2", "teacher.weight=0.6"),
+    *("teacher.booster.learning_rate=0.1", "teacher.booster.patience=20", "teacher.booster.threads=2"),
+    *("trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=0", "evaluate.figures=false"),
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return load_settings([*WORDS, "explain=none", f"paths.data={tmp_path_factory.mktemp('teacher')}"])
+
+
+@pytest.fixture(scope="module")
+def store(settings: Settings) -> Store:
+    return prepare.run(settings).open()
+
+
+def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings, store: Store) -> None:
+    teacher = settings.teacher
+    assert teacher is not None
+    train, tuning = store.samples("train"), store.samples("tuning")
+    outcome = store.arrays.sample_label[:, 0]
+    read, watched = (summarise(store, part, teacher.summary)[0] for part in (train, tuning))
+    told = np.zeros((2, len(train)))
+    for repeat in range(2):
+        fold = MemberFolds(3, settings.seed + repeat).of_samples(store)[train]
+        for number in range(3):
+            others, own = train[fold != number], train[fold == number]
+            assert not set(store.subjects_of(others)) & set(store.subjects_of(own))
+            data = lightgbm.Dataset(read[fold != number], outcome[others])
+            booster = lightgbm.train(
+                {
+                    **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50},
+                    **{"feature_fraction": 0.2, "bagging_fraction": 0.8, "bagging_freq": 1, "reg_lambda": 10.0},
+                    **{"deterministic": True, "force_row_wise": True, "seed": settings.seed + repeat, "verbosity": -1},
+                },
+                data,
+                3000,
+                valid_sets=[data.create_valid(watched, outcome[tuning])],
+                callbacks=[lightgbm.early_stopping(20, verbose=False)],
+            )
+            told[repeat, fold == number] = booster.predict(read[fold == number], num_iteration=booster.best_iteration)
+    label = teach(teacher, store, settings.seed).arrays.sample_label[:, 0]
+    np.testing.assert_allclose(label[train], 0.4 * outcome[train] + 0.6 * told.mean(axis=0), atol=1e-6)
+    rest = np.setdiff1d(np.arange(len(label)), train)
+    np.testing.assert_array_equal(label[rest], outcome[rest])
+
+
+def test_outcomes_that_are_not_known_are_told_nothing_of(settings: Settings, store: Store) -> None:
+    teacher = settings.teacher
+    assert teacher is not None
+    arrays = store.arrays
+    unknown = np.concatenate([store.samples(split)[::5] for split in ("train", "tuning")])
+    label = arrays.sample_label.copy()
+    label[unknown, 0] = np.nan
+    hidden = replace(store, arrays=replace(arrays, sample_label=label))
+    taught = teach(teacher, hidden, settings.seed).arrays.sample_label[:, 0]
+    np.testing.assert_array_equal(np.isnan(taught), np.isnan(label[:, 0]))
+
+
+def test_the_loss_is_the_weighted_sum_of_both(settings: Settings) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logit = torch.randn(200, 1, generator=generator, dtype=torch.float64)
+    outcome = (torch.rand(200, 1, generator=generator) < 0.3).double()
+    risk = torch.rand(200, 1, generator=generator).double()
+    objective = BinaryObjective(1, settings.loss)
+    apart = [functional.binary_cross_entropy(logit.sigmoid(), truth) for truth in (outcome, risk)]
+    together = objective.loss(logit, 0.4 * outcome + 0.6 * risk)
+    assert float(together) == pytest.approx(float(0.4 * apart[0] + 0.6 * apart[1]), abs=1e-12)
+    objective.fit(np.array([[0.1], [0.6], [np.nan], [0.2]], np.float32))
+    assert float(objective.get_buffer("prior")) == pytest.approx(np.log(0.9 / 2.1), abs=1e-6)
+
+
+def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
+    words = (*WORDS, "audit.shuffled_labels=true")
+    done = ehrseq("train", *words, "paths.runs=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "train: trees told their risks of" in done.stderr
+    again = ehrseq("train", *words, "paths.runs=two", cwd=tmp_path)
+    plain = ehrseq("train", *(word for word in words if not word.startswith("teacher")), "paths.runs=x", cwd=tmp_path)
+    assert again.returncode == plain.returncode == 0
+    one, two, other = (next((tmp_path / name).iterdir()) for name in ("one", "two", "x"))
+    assert one.name == two.name != other.name
+    weights = [(folder / "train" / "model.safetensors").read_bytes() for folder in (one, two, other)]
+    assert weights[0] == weights[1] != weights[2]
+    control = json.loads((one / "audit" / "audit.json").read_text())["control/shuffled_labels_auroc"]
+    # 120 held-out histories, a third of them positive: a standard error of 0.056; four of them.
+    assert control["value"] == pytest.approx(0.5, abs=0.22)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=length_of_stay"], "teacher=trees tells risks of a binary target, not of a regression one"),
+        (["loss.focal=2"], "loss.focal=2.0 asks how far a yes or no is missed, and teacher=trees tells risks"),
+        (["teacher.weight=0"], "teacher.weight"),
+        (["teacher.folds=1"], "teacher.folds"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings(["teacher=trees", *words])
