@@ -97,10 +97,10 @@ def test_the_loss_is_the_weighted_sum_of_both(settings: Settings) -> None:
 
 
 def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
-    words = (*WORDS, "audit.shuffled_labels=true")
-    done = ehrseq("train", *words, "paths.runs=one", cwd=tmp_path)
+    done = ehrseq("train", *WORDS, "audit.shuffled_labels=true", "explain=none", "paths.runs=one", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "train: trees told their risks of" in done.stderr
+    words = (*WORDS, "explain=none")
     again = ehrseq("train", *words, "paths.runs=two", cwd=tmp_path)
     plain = ehrseq("train", *(word for word in words if not word.startswith("teacher")), "paths.runs=x", cwd=tmp_path)
     assert again.returncode == plain.returncode == 0
@@ -108,6 +108,9 @@ def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
     assert one.name == two.name != other.name
     weights = [(folder / "train" / "model.safetensors").read_bytes() for folder in (one, two, other)]
     assert weights[0] == weights[1] != weights[2]
+    for name in ("model_card.md", "tripod_ai.md"):
+        assert "lstm, taught by trees" in (one / "report" / name).read_text()
+        assert "taught" not in (other / "report" / name).read_text()
     control = json.loads((one / "audit" / "audit.json").read_text())["control/shuffled_labels_auroc"]
     # 120 held-out histories, a third of them positive: a standard error of 0.056; four of them.
     assert control["value"] == pytest.approx(0.5, abs=0.22)

@@ -11,7 +11,7 @@ import yaml
 
 from ehrseq.errors import RunError
 from ehrseq.files import read_json, read_manifest
-from ehrseq.reporting.words import caption_of, column_in_words
+from ehrseq.reporting.words import caption_of, column_in_words, model_in_words
 
 # Figures in the order of the report: name, section.
 _SECTIONS = (
@@ -292,7 +292,7 @@ def _facts(
         ("run", folder.name),
         ("data", f"{evaluation['source']}, digest {evaluation['data_digest']}; store {evaluation['store_digest']}"),
         ("predictions by split", sizes),
-        ("model", str(config["model"]["name"])),
+        ("model", model_in_words(config)),
         ("chosen by", f"{training.get('monitor')}, epoch {training.get('best_epoch')} of {training.get('epochs')}"),
         ("seed; members", f"{config['seed']}; {config['members']}" + (", by folds" if by_folds else "")),
         ("recalibration", str(evaluation["key"].get("recalibration", "none"))),

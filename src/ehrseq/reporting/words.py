@@ -1,5 +1,8 @@
 """What figures and columns of a report are called, for people who have not seen one before."""
 
+from collections.abc import Mapping
+from typing import Any
+
 _CAPTIONS = {
     "roc": "Sensitivity against false alarms at every threshold; the marks are the thresholds chosen on tuning.",
     "precision_recall": "How many of those alerted have the outcome (precision), against how many of all outcomes are "
@@ -66,3 +69,9 @@ def column_in_words(column: str) -> str:
     if column.startswith("event_recall_"):
         return f"caught {column.removeprefix('event_recall_').removesuffix('h')} h before"
     return _COLUMNS.get(column, column.replace("_", " "))
+
+
+def model_in_words(config: Mapping[str, Any]) -> str:
+    """The name of a run's model, and who taught it; trees themselves are taught by nobody."""
+    is_taught = config.get("teacher") is not None and "booster" not in config["model"]
+    return f"{config['model']['name']}{', taught by trees' if is_taught else ''}"
