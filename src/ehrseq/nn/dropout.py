@@ -20,4 +20,5 @@ class Dropout(nn.Dropout):
             return super().forward(input)
         draws = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         kept = draws.view(torch.uint8)[: input.numel()].view(input.shape) >= levels
-        return input * kept * (_LEVELS / (_LEVELS - levels))
+        # The scale goes into the mask first: of either way, the multiplication of `input` is all that is left.
+        return input * kept.to(input.dtype).mul_(_LEVELS / (_LEVELS - levels))
