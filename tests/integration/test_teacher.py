@@ -120,7 +120,7 @@ def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
     ("words", "message"),
     [
         (["task=length_of_stay"], "teacher=trees tells risks of a binary target, not of a regression one"),
-        (["loss.focal=2"], "loss.focal=2.0 asks how far a yes or no is missed, and teacher=trees tells risks"),
+        (["loss.focal=2"], "loss.focal=2.0: teacher=trees tells risks, not a yes or no; use teacher=none"),
         (["teacher.weight=0"], "teacher.weight"),
         (["teacher.folds=1"], "teacher.folds"),
     ],
@@ -128,3 +128,10 @@ def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
 def test_what_does_not_go_together_is_one_line(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_settings(["teacher=trees", *words])
+
+
+@pytest.mark.parametrize("experiment", ["physionet2012", "physionet2019"])
+def test_experiments_are_taught_unless_told_otherwise(experiment: str) -> None:
+    words = [f"experiment={experiment}", "source.path=there"]
+    assert load_settings(words).teacher is not None
+    assert load_settings([*words, "teacher=none"]).teacher is None

@@ -101,7 +101,7 @@ def _teacher(settings: "Settings") -> str | None:
     if kind != "binary":
         return f"teacher=trees tells risks of a binary target, not of a {kind} one; use teacher=none"
     if settings.loss.focal:
-        return f"loss.focal={settings.loss.focal} asks how far a yes or no is missed, and teacher=trees tells risks"
+        return f"loss.focal={settings.loss.focal}: teacher=trees tells risks, not a yes or no; use teacher=none"
     return None
 
 

@@ -31,7 +31,7 @@ class BinaryObjective(Objective):
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Weights and prior log odds from the outcomes of `train`."""
         # Outcomes between 0 and 1 are a teacher's.
-        positive, negative = np.nansum(outcomes, axis=0), np.nansum(1 - outcomes, axis=0)
+        positive, negative = (np.nansum(part, axis=0, dtype=np.float64) for part in (outcomes, 1 - outcomes))
         odds = np.maximum(positive, 0.5) / np.maximum(negative, 0.5)
         weight = {"none": np.ones(self.outputs), "balanced": 1 / odds}.get(str(self.config.class_weight))
         if weight is None:
