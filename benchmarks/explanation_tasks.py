@@ -137,6 +137,7 @@ def batch_of(values: Tensor, lengths: Tensor, labels: Tensor | None = None) -> G
         statics=torch.zeros(rows, 0),
         lengths=lengths,
         targets=torch.zeros(rows, 1) if labels is None else labels[:, None],
+        auxiliary=torch.zeros(rows, 0),
         samples=torch.arange(rows),
         values=values * real.unsqueeze(-1),
         observed=real.unsqueeze(-1).expand_as(values).float(),
@@ -215,4 +216,4 @@ class WhiteBox(nn.Module):
     def forward(self, batch: GridBatch) -> Prediction:
         """Sum up."""
         squares = (batch.values**2 * self.salient[batch.samples]).sum((1, 2))
-        return Prediction(squares[:, None, None], None, batch.values)
+        return Prediction(squares[:, None, None], None, batch.values, squares.new_zeros(len(squares), 0))

@@ -340,7 +340,7 @@ def figures(settings: Settings, store: Store, folder: Path) -> list[tuple[float,
     outcome, target = store.arrays.sample_label[samples], target_of(store)
     names = [headline(target)]
     if isinstance(target, SeveralTarget):
-        names = [f"{part.name}_{headline(part.target)}" for part in columns_of(target)]
+        names = [f"{part.name}_{headline(part.target)}" for part in columns_of(target.parts)]
 
     def values(outcome: NDArray[np.float32]) -> list[float]:
         found = evaluate_predictions(target, outcome, prediction, samples, replicates=0)

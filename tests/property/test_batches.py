@@ -68,6 +68,7 @@ def stores(draw: st.DrawFn) -> Store:
         sample_begin=begin,
         sample_end=np.array(end, np.int64),
         sample_label=np.arange(len(samples), dtype=np.float32)[:, None] % 2,
+        sample_auxiliary=np.arange(2 * len(samples), dtype=np.float32).reshape(-1, 2),
         sample_split=np.zeros(len(samples), np.int8),
     )
     # The last code is one that carries no numbers; the second is the most frequent.

@@ -50,6 +50,7 @@ def random_store(seed: int) -> Store:
         sample_begin=begin[subject],
         sample_end=np.array(end, np.int64),
         sample_label=np.zeros(len(subject), np.float32),
+        sample_auxiliary=np.zeros((len(subject), 0), np.float32),
         sample_split=np.zeros(len(subject), np.int8),
     )
     # The last code never carries a number; the third is on all subjects, the first on none.

@@ -56,7 +56,7 @@ def test_outcomes_stand_part_after_part_and_are_missing_one_by_one() -> None:
         "when": [[5, 1], [7, 0], [nan, nan], [9, 1]],
     }
     assert isinstance(found.target, SeveralTarget)
-    columns = columns_of(found.target)
+    columns = columns_of(found.target.parts)
     assert [part.name for part in columns] == list(expected)
     for part in columns:
         np.testing.assert_array_equal(found.value[:, part.outcomes], np.array(expected[part.name], np.float32))

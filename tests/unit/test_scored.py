@@ -66,4 +66,4 @@ def test_outcomes_come_back_and_areas_agree(kind: str) -> None:
     assert all(better(name) == "higher" for name in headlines)
     assert all(better(name) == "lower" for name in found if name.endswith(("brier", "log_loss", "mae", "rmse", "ece")))
     if kind == "several":
-        assert {part.name for part in columns_of(target)} == set(PART)  # type: ignore[arg-type]
+        assert {part.name for part in columns_of(target.parts)} == set(PART)  # type: ignore[union-attr]

@@ -120,6 +120,8 @@ def _forecast(settings: "Settings") -> str | None:
         return None
     if settings.outputs != "steps":
         return f"a forecast target needs outputs=steps, not {settings.outputs}"
+    if settings.task.auxiliary:
+        return f"task.auxiliary ({', '.join(settings.task.auxiliary)}): a forecast target learns from no labels"
     if settings.members > 1:
         return f"members={settings.members}: a forecast target has one network; use members=1"
     if settings.audit.shuffled_labels:

@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -21,7 +22,7 @@ from ehrseq.config.address import Address
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.fit import find_misfit
 from ehrseq.config.section import Section
-from ehrseq.config.targets import Target
+from ehrseq.config.targets import Part, Target
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -31,12 +32,33 @@ SplitName = Literal["train", "tuning", "held_out"]
 Recalibration = Literal["none", "platt", "isotonic", "temperature"]
 
 
+class Auxiliary(Part):
+    """What a network learns beside its target and never predicts, see `ehrseq.nn.SequenceModel`.
+
+    `labels`: who makes them; null: the source, under this name. They count where subject and prediction time are those
+    of one of the task's; where there is none, nothing is learned.
+    """
+
+    labels: AnyComponent | None = None
+
+
 class Task(Section):
-    """What is predicted: the labels' name, the kind of outcome, where they come from (null: the source gives them)."""
+    """What is predicted: the labels' name, the kind of outcome, where they come from (null: the source gives them).
+
+    `auxiliary`: other targets by name, from which a network learns what helps to tell its own (Caruana 1997, "Multitask
+    learning"). They steer neither early stopping nor the choice of weights, and are gone from the finished network.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
     target: Target
     labels: AnyComponent | None
+    auxiliary: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], Auxiliary] = Field(default_factory=dict)
+
+    @field_validator("auxiliary")
+    @classmethod
+    def _order(cls, given: dict[str, Auxiliary]) -> dict[str, Auxiliary]:
+        # JSON files and digests keep no order of keys, and the columns must not depend on it.
+        return dict(sorted(given.items()))
 
 
 class Split(Section):

@@ -1,5 +1,6 @@
 """What kinds of outcome can be predicted, as the configuration has them under `task.target`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -169,11 +170,11 @@ class PartColumns(NamedTuple):
     predictions: slice
 
 
-def columns_of(target: SeveralTarget) -> tuple[PartColumns, ...]:
+def columns_of(together: Mapping[str, Part]) -> tuple[PartColumns, ...]:
     """The columns of each part; the targets must have their classes and labels."""
     parts: list[PartColumns] = []
     outcome = prediction = 0
-    for name, part in target.parts.items():
+    for name, part in together.items():
         own = slice(outcome, outcome := outcome + outcome_size(part.target))
         predicted = slice(prediction, prediction := prediction + len(prediction_names(part.target)))
         parts.append(PartColumns(name, part.target, own, predicted))
@@ -242,3 +243,8 @@ def read_target(plain: Any) -> Target:
     """The target that `Section.plain` wrote."""
     target: Target = TypeAdapter(Target).validate_python(plain)
     return target
+
+
+def read_parts(plain: Any) -> dict[str, Part]:
+    """Targets by name, in order, each as `Section.plain` wrote it."""
+    return {name: Part.model_validate(part) for name, part in sorted(plain.items())}

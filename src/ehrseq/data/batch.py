@@ -18,6 +18,7 @@ class SequenceBatch:
         statics: (B, S) float32.
         lengths: (B,) int64, real steps of each history, at least 1; steps from there on are padding.
         targets: (B, L) float32, outcomes, see `ehrseq.tasks.Outcomes`; NaN where unknown.
+        auxiliary: (B, A) float32, outcomes of the auxiliary targets; NaN where unknown.
         samples: (B,) int64, sample numbers in the store: whose history each row is.
     """
 
@@ -28,6 +29,7 @@ class SequenceBatch:
     statics: Tensor
     lengths: Tensor
     targets: Tensor
+    auxiliary: Tensor
     samples: Tensor
 
     def __post_init__(self) -> None:
@@ -39,7 +41,7 @@ class SequenceBatch:
                 raise ValueError(f"{name} begins with {found}, hours_before is {tuple(self.hours_before.shape)}")
         if self.statics.ndim != 2:
             raise ValueError(f"statics has shape {tuple(self.statics.shape)}, expected (B, S)")
-        for name in ("statics", "lengths", "targets", "samples"):
+        for name in ("statics", "lengths", "targets", "auxiliary", "samples"):
             if len(getattr(self, name)) != len(self.hours_before):
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows, hours_before {len(self.hours_before)}")
 
@@ -111,10 +113,11 @@ class StepBatch(GridBatch):
 
     Attributes:
         targets: (B, T, L) float32, the outcomes of the prediction at the end of each step; NaN where there is none.
+        auxiliary: (B, T, A) float32, likewise.
         samples: (B, T) int64, whose prediction it is: sample numbers in the store; -1 where there is none.
     """
 
-    stepped: ClassVar[tuple[str, ...]] = (*GridBatch.stepped, "targets", "samples")
+    stepped: ClassVar[tuple[str, ...]] = (*GridBatch.stepped, "targets", "auxiliary", "samples")
 
 
 @dataclass(frozen=True)

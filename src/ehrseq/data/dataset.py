@@ -24,6 +24,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     Attributes:
         outcomes: (M, L) of all samples.
+        auxiliary: (M, A) of all samples.
         samples: Those that a row of a batch is made for, see `Representation.units`.
         lengths: Steps of each of these.
 
@@ -36,7 +37,8 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def __init__(self, representation: Representation, samples: NDArray[np.int64], cache_gib: float = 0.0) -> None:
         self.representation = representation
-        self.outcomes = representation.store.arrays.sample_label[samples]
+        arrays = representation.store.arrays
+        self.outcomes, self.auxiliary = arrays.sample_label[samples], arrays.sample_auxiliary[samples]
         self.samples = samples = representation.units(samples)
         self.lengths = representation.lengths(samples)
         size = len(samples) * int(self.lengths.max(initial=0)) * representation.bytes_a_step

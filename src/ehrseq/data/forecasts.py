@@ -64,6 +64,7 @@ class Forecasts(Representation):
             **{name: getattr(batch, name) for name in ("values", "observed", "hours_since", "statics", "lengths")},
             hours_before=since_first(batch),
             targets=torch.cat([_ahead(values, count) for count in range(1, self.horizon + 1)], dim=-1),
+            auxiliary=values[..., :0],
             samples=torch.where(step < batch.lengths[:, None], numbers, -1),
         )
 

@@ -55,5 +55,6 @@ class Representation(ABC):
             "statics": torch.from_numpy(arrays.static[arrays.sample_subject[samples]]),
             "lengths": torch.from_numpy(lengths),
             "targets": torch.from_numpy(arrays.sample_label[samples]),
+            "auxiliary": torch.from_numpy(arrays.sample_auxiliary[samples]),
             "samples": torch.from_numpy(samples),
         }

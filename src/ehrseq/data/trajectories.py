@@ -81,14 +81,19 @@ class Trajectories(Representation):
             )
         step = lengths[row] - 1 - age // self.grid.width
         shape = (len(samples), batch.steps)
-        outcome = np.full((*shape, arrays.sample_label.shape[1]), np.nan, np.float32)
         sample = np.full(shape, -1, np.int64)
-        outcome[row, step] = arrays.sample_label[number]
         sample[row, step] = number
+
+        def along(known: NDArray[np.float32]) -> Tensor:
+            outcome = np.full((*shape, known.shape[1]), np.nan, np.float32)
+            outcome[row, step] = known[number]
+            return torch.from_numpy(outcome)
+
         return StepBatch(
             **{name: getattr(batch, name) for name in ("values", "observed", "hours_since", "statics", "lengths")},
             hours_before=since_first(batch),
-            targets=torch.from_numpy(outcome),
+            targets=along(arrays.sample_label),
+            auxiliary=along(arrays.sample_auxiliary),
             samples=torch.from_numpy(sample),
         )
 

@@ -82,7 +82,7 @@ def risks_of(target: Target, outcome: NDArray[np.float32], prediction: Floats, p
         case SeveralTarget():
             return [
                 risk
-                for part in columns_of(target)
+                for part in columns_of(target.parts)
                 for risk in risks_of(
                     part.target, outcome[:, part.outcomes], prediction[:, part.predictions], f"{part.name}_"
                 )

@@ -60,7 +60,7 @@ class DeepLift(Explainer):
 
         def score(leaves: Leaves) -> Tensor:
             batch = histories.inputs({name: leaf for name, leaf in leaves.items() if name != "hidden"})
-            opinions = self.model.conclude(leaves["hidden"], batch)[0]
+            opinions = self.model.conclude(leaves["hidden"], batch).opinions
             return self.model.objective.score(opinions.mean(-2)).sum()
 
         slopes = self._mean(score, start | {"hidden": before}, way | {"hidden": after - before})

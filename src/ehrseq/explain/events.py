@@ -211,7 +211,7 @@ class TimepointHistories(Histories):
         flat = torch.repeat_interleave(first[rows], chosen) + number
         # Where the events of each step begin, within its history and then among all that were taken.
         within = batch.first_event[rows] - first[rows, None]
-        own = ("hours_before", "statics", "lengths", "targets", "samples")
+        own = ("hours_before", "statics", "lengths", "targets", "auxiliary", "samples")
         moved = {name: getattr(batch, name)[rows] for name in own}
         events = {name: getattr(batch, name)[flat] for name in ("codes", "values", "has_value")}
         taken = replace(batch, **moved, **events, first_event=within + (chosen.cumsum(0) - chosen)[:, None])

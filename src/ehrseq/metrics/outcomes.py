@@ -71,7 +71,7 @@ def evaluate_predictions(
     options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level, "stratified": stratified}
     if isinstance(target, SeveralTarget):
         result: dict[str, Estimate] = {}
-        for part in columns_of(target):
+        for part in columns_of(target.parts):
             known = ~np.isnan(outcome[:, part.outcomes]).all(axis=1)
             own = outcome[known, part.outcomes], prediction[known, part.predictions], subject[known]
             estimates = evaluate_predictions(part.target, *own, **options)

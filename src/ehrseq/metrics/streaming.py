@@ -40,7 +40,7 @@ class WatchedMetrics(nn.Module):
         super().__init__()
         self.kind = target.kind
         self.metrics = MetricCollection(_metrics(target), prefix=prefix)
-        self.columns = columns_of(target) if isinstance(target, SeveralTarget) else ()
+        self.columns = columns_of(target.parts) if isinstance(target, SeveralTarget) else ()
         self.parts = nn.ModuleList(WatchedMetrics(part.target, f"{prefix}{part.name}_") for part in self.columns)
 
     def _parts(self) -> list["WatchedMetrics"]:

@@ -59,7 +59,7 @@ class GuidedModel(SequenceModel):
         hidden: Tensor = self.encoder(self.embed(inputs), inputs.lengths)
         context = torch.bmm(weights.to(hidden.dtype).unsqueeze(1), hidden).squeeze(1)
         opinions: Tensor = self.head(context, inputs.statics).unsqueeze(-2)
-        return Prediction(opinions, weights, hidden)
+        return Prediction(opinions, weights, hidden, context[:, :0])
 
 
 def without_context(model: SequenceModel, weights: SequenceModel | Literal["learned", "even"]) -> SequenceModel:
@@ -78,6 +78,6 @@ def without_context(model: SequenceModel, weights: SequenceModel | Literal["lear
     pooling = AttentionPooling(size, query="learned", with_last=False) if weights == "learned" else MeanPooling(size)
     head = Head(size, model.objective.outputs, model.head.num_statics)
     with torch.no_grad():
-        head.bias.copy_(model.head.bias)
+        head.bias.copy_(model.head.bias[: head.outputs])
     plain = SequenceModel(model.embedding, encoder, pooling, head, model.objective)
     return GuidedModel(plain, weights) if isinstance(weights, SequenceModel) else plain

@@ -55,6 +55,14 @@ class Head(nn.Module):
         last = self.layers[-1]
         return last if len(self.layers) == 2 and isinstance(last, nn.Linear) else None
 
+    def keep(self, outputs: int) -> None:
+        """Go on with the first outputs alone."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight = nn.Parameter(last.weight[:outputs].detach().clone())
+        last.bias = nn.Parameter(last.bias[:outputs].detach().clone())
+        last.out_features = self.outputs = outputs
+
     def forward(self, pooled: Tensor, statics: Tensor) -> Tensor:
         """Predict.
 

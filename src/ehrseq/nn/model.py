@@ -14,7 +14,7 @@ from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import Head
 from ehrseq.nn.next_values import NextValues
-from ehrseq.nn.objectives import Objective
+from ehrseq.nn.objectives import Objective, SeveralObjective
 from ehrseq.nn.pooling import Pooling
 from ehrseq.nn.summary import SummaryNetwork
 
@@ -40,11 +40,13 @@ class Prediction(NamedTuple):
         attention: Weight of each step in the pooled vector, exactly 0 on padding, (B, T): the pooling's; where it gives
             none, the encoder's own; None where that gives none either.
         hidden: Hidden states, exactly 0 on padding, (B, T, H).
+        auxiliary: Outputs for the auxiliary targets, (B, A') or (B, T, A'); A' is 0 without any.
     """
 
     opinions: Tensor
     attention: Tensor | None
     hidden: Tensor
+    auxiliary: Tensor
 
     @property
     def output(self) -> Tensor:
@@ -66,6 +68,8 @@ class SequenceModel(nn.Module):
         next_values: What hidden states learn beside the outcome; none by default.
         hidden_dropout: Dropout probability of hidden states, one mask a history, the same at all its steps (Gal and
             Ghahramani 2016).
+        auxiliary: Targets that are learned beside the outcome and never predicted, by the head's last outputs; none by
+            default.
 
     Raises:
         ConfigError: If the blocks do not fit each other.
@@ -81,13 +85,14 @@ class SequenceModel(nn.Module):
         summary: SummaryNetwork | None = None,
         next_values: NextValues | None = None,
         hidden_dropout: float = 0.0,
+        auxiliary: SeveralObjective | None = None,
     ) -> None:
         super().__init__()
         _check_fit("encoder.input_size", encoder.input_size, embedding.output_size)
         _check_fit("pooling.input_size", pooling.input_size, encoder.output_size)
         _check_fit("pooling.bidirectional", pooling.bidirectional, encoder.bidirectional)
         _check_fit("head.input_size", head.input_size, pooling.output_size)
-        _check_fit("head.outputs", head.outputs, objective.outputs)
+        _check_fit("head.outputs", head.outputs, objective.outputs + (auxiliary.outputs if auxiliary else 0))
         if summary is not None:
             _check_fit("summary.outputs", summary.outputs, objective.outputs)
         if next_values is not None:
@@ -99,20 +104,31 @@ class SequenceModel(nn.Module):
         self.objective = objective
         self.summary = summary
         self.next_values = next_values
+        self.auxiliary = auxiliary
         self.hidden_dropout = nn.Dropout1d(check_probability("hidden_dropout", hidden_dropout))
 
     @torch.no_grad()
-    def fit(self, outcomes: NDArray[np.float32], histories: Iterable[SequenceInputs] = (), steps: bool = False) -> None:
+    def fit(
+        self,
+        outcomes: NDArray[np.float32],
+        histories: Iterable[SequenceInputs] = (),
+        steps: bool = False,
+        auxiliary: NDArray[np.float32] | None = None,
+    ) -> None:
         """Take what is needed from `train`, and begin with predictions that fit the mean of its outcomes.
 
         Args:
             outcomes: Of all samples, (M, L).
             histories: All of them, batch by batch; gone through only where something of them is needed.
             steps: Whether there is an output at every step.
+            auxiliary: Outcomes of the auxiliary targets, (M, A), where there are any.
         """
         self.objective.fit(outcomes)
         initial = self.objective.initial(outcomes)
-        self.head.bias.copy_(initial)
+        self.head.bias[: len(initial)].copy_(initial)
+        if self.auxiliary is not None and auxiliary is not None:
+            self.auxiliary.fit(auxiliary)
+            self.head.bias[len(initial) :].copy_(self.auxiliary.initial(auxiliary))
         if self.summary is not None:
             self.summary.bias.copy_(initial)
             self.summary.fit((read_batch(inputs, self.summary.reads) for inputs in histories), steps)
@@ -129,24 +145,22 @@ class SequenceModel(nn.Module):
         steps = self.embed(inputs)
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
-        opinions, pooled = self.conclude(hidden, inputs)
-        return Prediction(opinions, weights if pooled is None else pooled, hidden)
+        return self.conclude(hidden, inputs, weights)
 
-    def conclude(self, hidden: Tensor, inputs: SequenceInputs) -> tuple[Tensor, Tensor | None]:
+    def conclude(self, hidden: Tensor, inputs: SequenceInputs, weights: Tensor | None = None) -> Prediction:
         """What follows from hidden states.
 
         Args:
             hidden: (B, T, H).
             inputs: The batch, for what goes past the encoder.
-
-        Returns:
-            Opinions (B, M, O), and the weights of the pooling (B, T) if it gives any.
+            weights: The encoder's own of the steps, (B, T), if it gives any.
         """
         pooled = self.pooling(hidden, inputs.lengths)
-        output: Tensor = self.head(pooled.vector, inputs.statics).unsqueeze(-2)
+        output, auxiliary = self._part(self.head(pooled.vector, inputs.statics))
+        opinions = output.unsqueeze(-2)
         if self.summary is not None:
-            output = _side_by_side(output, self.summary(**read_batch(inputs, self.summary.reads)))
-        return output, pooled.weights
+            opinions = _side_by_side(opinions, self.summary(**read_batch(inputs, self.summary.reads)))
+        return Prediction(opinions, weights if pooled.weights is None else pooled.weights, hidden, auxiliary)
 
     def at_steps(self, inputs: SequenceInputs) -> Prediction:
         """What the net says at each step of what has come so far, in one pass.
@@ -165,11 +179,23 @@ class SequenceModel(nn.Module):
         hidden: Tensor = self.encoder(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
         hidden = self.hidden_dropout(hidden.mT).mT
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
-        output = self.head(self.pooling.steps(hidden), statics)
-        output = self.objective.at_steps(output, **read_batch(inputs, self.objective.reads)).unsqueeze(-2)
+        output, auxiliary = self._part(self.head(self.pooling.steps(hidden), statics))
+        opinions = self.objective.at_steps(output, **read_batch(inputs, self.objective.reads)).unsqueeze(-2)
         if self.summary is not None:
-            output = _side_by_side(output, self.summary.steps(**read_batch(inputs, self.summary.reads)))
-        return Prediction(output, None, hidden)
+            opinions = _side_by_side(opinions, self.summary.steps(**read_batch(inputs, self.summary.reads)))
+        return Prediction(opinions, None, hidden, auxiliary)
+
+    def _part(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the head, (..., O + A'), for the target and for the auxiliary ones."""
+        own = self.objective.outputs
+        return output[..., :own], output[..., own:]
+
+    def finish(self) -> None:
+        """Leave out what only learning has a use for: the auxiliary targets and their outputs."""
+        if self.auxiliary is None:
+            return
+        self.auxiliary = None
+        self.head.keep(self.objective.outputs)
 
     def embed(self, inputs: SequenceInputs) -> Tensor:
         """Embedded steps, (B, T, D)."""
@@ -187,6 +213,15 @@ class SequenceModel(nn.Module):
         if opinions.shape[1] > 1:
             outcome = outcome.repeat_interleave(opinions.shape[1], dim=0)
         return self.objective.terms(opinions.flatten(0, 1), outcome)
+
+    def auxiliary_loss(self, outputs: Tensor, outcome: Tensor) -> Tensor:
+        """The weighted sum of the losses of the auxiliary targets, a scalar; 0 where there is none.
+
+        Args:
+            outputs: For them, (N, A').
+            outcome: (N, A), NaN where unknown.
+        """
+        return outputs.new_zeros(()) if self.auxiliary is None else self.auxiliary.loss(outputs, outcome)
 
     def forecast_loss(self, inputs: SequenceInputs, hidden: Tensor) -> Tensor:
         """The loss of the forecast of the next values, a scalar; 0 where there is none.

@@ -110,6 +110,7 @@ def build_store(
     engine: Engine,
     fitted: FittedDataset | None = None,
     outcomes: NDArray[np.float32] | None = None,
+    auxiliary_outcomes: NDArray[np.float32] | None = None,
     **meta: Any,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Apply a fitted preprocessing to a dataset and write the store.
@@ -125,6 +126,7 @@ def build_store(
         engine: Who does the work.
         fitted: From `fit_dataset` on the same data; None where it was fitted on others.
         outcomes: (M, L) of the labels; None for prediction.
+        auxiliary_outcomes: (M, A) of the auxiliary targets; None where there are none.
         **meta: Plain JSON to keep in the store's `meta.json`.
 
     Returns:
@@ -163,8 +165,9 @@ def build_store(
     for name in EVENT_ARRAYS:
         (work / f"{name}.npy").rename(folder / f"{name}.npy")
     mapped = {name: map_array(folder / f"{name}.npy", empty=not starts[-1]) for name in EVENT_ARRAYS}
-    outcomes = np.zeros((labels.height, 0), np.float32) if outcomes is None else outcomes
-    arrays = assemble(labels, splits, subject, end - count, end, static, mapped, outcomes)
+    nothing_known = np.zeros((labels.height, 0), np.float32)
+    known = (nothing_known if given is None else given for given in (outcomes, auxiliary_outcomes))
+    arrays = assemble(labels, splits, subject, end - count, end, static, mapped, *known)
     timed = [entry for entry in preprocessor.entries if not entry.static]
     write_store(
         folder,

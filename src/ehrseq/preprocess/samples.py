@@ -20,6 +20,7 @@ def assemble(
     static: NDArray[np.float32],
     events: dict[str, NDArray[Any]],
     outcome: NDArray[np.float32],
+    auxiliary: NDArray[np.float32],
 ) -> Arrays:
     """Put the arrays of a store together.
 
@@ -32,6 +33,7 @@ def assemble(
         static: (N, S).
         events: The event arrays.
         outcome: (M, L), in the order of `labels`.
+        auxiliary: (M, A), likewise.
     """
     by_id = np.argsort(subject, kind="stable")
     ids = labels[schema.SUBJECT_ID].to_numpy()
@@ -53,6 +55,7 @@ def assemble(
         # Inclusive: an event at prediction_time is known when the prediction is made.
         sample_end=search_within(time, begin[row], end[row], cut),
         sample_label=outcome,
+        sample_auxiliary=auxiliary,
         sample_split=split,
         **events,
     )

@@ -72,6 +72,10 @@ def column_in_words(column: str) -> str:
 
 
 def model_in_words(config: Mapping[str, Any]) -> str:
-    """The name of a run's model, and who taught it; trees themselves are taught by nobody."""
-    is_taught = config.get("teacher") is not None and "booster" not in config["model"]
-    return f"{config['model']['name']}{', taught by trees' if is_taught else ''}"
+    """The name of a run's model, who taught it, and what it learned beside its target; trees learn from neither."""
+    name: str = config["model"]["name"]
+    if "booster" in config["model"]:
+        return name
+    beside = ", ".join(part.replace("_", " ") for part in config["task"].get("auxiliary") or {})
+    taught = ", taught by trees" if config.get("teacher") is not None else ""
+    return f"{name}{taught}{f', learned beside: {beside}' if beside else ''}"

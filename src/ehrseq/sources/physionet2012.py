@@ -4,7 +4,8 @@ Silva et al. 2012, "Predicting in-hospital mortality of ICU patients", doi 10.13
 `RecordID.txt` with the rows `Time,Parameter,Value`; outcomes come in a file of their own.
 
 The files carry hours since admission and no dates: every stay is laid at `ADMISSION`, and predicted 48 hours later.
-Labels: `in_hospital_mortality`; `length_of_stay` and `survival`, in days from admission, of the stays whose are known.
+Labels: `in_hospital_mortality`; `length_of_stay` and `survival`, in days from admission, and the scores `saps_i` and
+`sofa`, of the stays whose are known. None of them is ever an input.
 """
 
 import io
@@ -30,7 +31,8 @@ from ehrseq.sources.physionet2012_rows import check_rows
 ADMISSION = datetime(2000, 1, 1)
 PREDICTION_TIME = ADMISSION + timedelta(hours=48)
 DEATH, STAY, SURVIVAL = "in_hospital_mortality", "length_of_stay", "survival"
-VERSION = 2  # raised when the same files would give other events or labels
+SAPS_I, SOFA = "saps_i", "sofa"
+VERSION = 3  # raised when the same files would give other events or labels
 
 _HEADER = b"Time,Parameter,Value"
 _OTHER = {"Gender": "Gender//other", "ICUType": "ICUType//other"}
@@ -126,7 +128,7 @@ class PhysioNet2012Source(Source):
         )
         paths = self._outcomes(places)
         if not paths:
-            return dict.fromkeys((DEATH, STAY, SURVIVAL), labels)
+            return dict.fromkeys((DEATH, STAY, SURVIVAL, SAPS_I, SOFA), labels)
         outcomes = read_outcomes(paths)
         missing = [record for record in sorted(seen) if record not in outcomes]
         if missing:
@@ -141,6 +143,8 @@ class PhysioNet2012Source(Source):
             DEATH: pl.Series(schema.BOOLEAN_VALUE, [outcome.death for outcome in own], pl.Boolean),
             STAY: pl.Series(schema.FLOAT_VALUE, [outcome.stay_days for outcome in own], pl.Float32),
             SURVIVAL: pl.Series(schema.FLOAT_VALUE, [outcome.survival_days for outcome in own], pl.Float32),
+            SAPS_I: pl.Series(schema.FLOAT_VALUE, [outcome.saps_i for outcome in own], pl.Float32),
+            SOFA: pl.Series(schema.FLOAT_VALUE, [outcome.sofa for outcome in own], pl.Float32),
         }
         return {task: labels.with_columns(value).drop_nulls() for task, value in values.items()}
 

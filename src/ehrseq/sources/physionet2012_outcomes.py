@@ -1,7 +1,4 @@
-"""Outcome files of PhysioNet 2012: finding and reading them.
-
-`SAPS-I` and `SOFA` are not read; like the outcomes, they are never inputs.
-"""
+"""Outcome files of PhysioNet 2012: finding and reading them."""
 
 import csv
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import NamedTuple
 from ehrseq.errors import DataError
 
 _DEATH, _STAY, _SURVIVAL = "In-hospital_death", "Length_of_stay", "Survival"
+_OTHERS = {_STAY: "days", _SURVIVAL: "days", "SAPS-I": "points", "SOFA": "points"}
 
 
 class Outcome(NamedTuple):
@@ -19,11 +17,15 @@ class Outcome(NamedTuple):
         death: Whether the patient died in hospital.
         stay_days: Days from admission to the end of the hospital stay; None where unknown (-1) or not given.
         survival_days: Days from admission to death; None where no death is known of (-1) or none is given.
+        saps_i: Points of the Simplified Acute Physiology Score (Le Gall et al. 1984); None where unknown.
+        sofa: Points of the Sequential Organ Failure Assessment (Vincent et al. 1996); None where unknown.
     """
 
     death: bool
     stay_days: int | None
     survival_days: int | None
+    saps_i: int | None
+    sofa: int | None
 
 
 def find_outcomes(places: list[Path], given: Path | None) -> list[Path]:
@@ -84,17 +86,17 @@ def read_outcomes(paths: list[Path]) -> dict[int, Outcome]:
                 raise DataError(f"{where}, column {_DEATH}: {death} is neither 0 nor 1")
             if record in outcomes:
                 raise DataError(f"{where}: stay {record} is listed twice, first in {first[record]}; keep one row")
-            days = [_days(where, name, cells[name]) if name in columns else None for name in (_STAY, _SURVIVAL)]
-            outcomes[record], first[record] = Outcome(bool(death), *days), where
+            others = (_known(where, name, cells[name]) if name in columns else None for name in _OTHERS)
+            outcomes[record], first[record] = Outcome(bool(death), *others), where
     return outcomes
 
 
-def _days(where: str, column: str, text: str | None) -> int | None:
-    """A number of days; None where it is -1."""
-    days = _integer(where, column, text)
-    if days < -1:
-        raise DataError(f"{where}, column {column}: {days} is neither a number of days nor -1 (unknown)")
-    return None if days == -1 else days
+def _known(where: str, column: str, text: str | None) -> int | None:
+    """A number of days or points; None where it is -1."""
+    number = _integer(where, column, text)
+    if number < -1:
+        raise DataError(f"{where}, column {column}: {number} is neither a number of {_OTHERS[column]} nor -1 (unknown)")
+    return None if number == -1 else number
 
 
 def _integer(where: str, column: str, text: str | None) -> int:

@@ -1,9 +1,9 @@
 """What a store holds: names, types and meaning of its arrays.
 
-N subjects, E timed events, S static features, M samples (one history and its L outcomes each). Events are grouped by
-subject and sorted by time; `begin` and `end` say where each subject's lie. Everything is keyed by subject, never by
-position in the source, so that subjects without timed events take no part in anybody else's. Subjects stand in the
-order of the source's shards, those without any event last.
+N subjects, E timed events, S static features, M samples (one history, its L outcomes and A auxiliary ones each).
+Events are grouped by subject and sorted by time; `begin` and `end` say where each subject's lie. Everything is keyed by
+subject, never by position in the source, so that subjects without timed events take no part in anybody else's. Subjects
+stand in the order of the source's shards, those without any event last.
 """
 
 from dataclasses import dataclass, fields
@@ -28,6 +28,7 @@ DTYPES: dict[str, str | list[tuple[str, str]]] = {
     "sample_begin": "<i8",
     "sample_end": "<i8",
     "sample_label": "<f4",
+    "sample_auxiliary": "<f4",
     "sample_split": "|i1",
 }
 # What there is one of an event; each shard of the source writes its own stretch.
@@ -53,6 +54,7 @@ class Arrays:
         sample_begin: (M,) first event of the history.
         sample_end: (M,) one past the last event with time <= prediction_time.
         sample_label: (M, L) outcomes, see `ehrseq.tasks.Outcomes`; no columns where there are none.
+        sample_auxiliary: (M, A) outcomes of the auxiliary targets, NaN where unknown.
         sample_split: (M,) see `SPLIT_CODES`; -1 for none.
     """
 
@@ -67,6 +69,7 @@ class Arrays:
     sample_begin: NDArray[np.int64]
     sample_end: NDArray[np.int64]
     sample_label: NDArray[np.float32]
+    sample_auxiliary: NDArray[np.float32]
     sample_split: NDArray[np.int8]
 
     @property
@@ -115,7 +118,8 @@ class Store:
         statics: Names of the S static features.
         numeric: Whether each code carries numbers, F.
         subjects: Train subjects that have each code, F.
-        meta: The rest of `meta.json`: `target`, the kind of target that the outcomes are of, with its classes.
+        meta: The rest of `meta.json`: `target`, the kind of target that the outcomes are of, with its classes, and
+            `auxiliary`, the auxiliary targets by name, with theirs.
     """
 
     folder: Path

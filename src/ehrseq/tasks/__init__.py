@@ -4,7 +4,7 @@ from ehrseq.tasks.aces import AcesLabels
 from ehrseq.tasks.files import LabelFiles
 from ehrseq.tasks.joined import JoinedLabels
 from ehrseq.tasks.labels import LabelMaker, Labels, SourceLabels
-from ehrseq.tasks.outcomes import Outcomes, encode
+from ehrseq.tasks.outcomes import Outcomes, encode, encode_part
 from ehrseq.tasks.windows import WindowLabels
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "SourceLabels",
     "WindowLabels",
     "encode",
+    "encode_part",
 ]

@@ -68,20 +68,36 @@ def _several(labels: pl.DataFrame, target: SeveralTarget, task: str) -> Outcomes
     """Each part from its own columns; NaN in the rows in which it is not known."""
     parts, values = {}, []
     for name, part in target.parts.items():
-        where = f"{task}, part {name}"
-        own = _under_its_names(labels, part, where)
-        known = np.ones(labels.height, bool)
-        if not isinstance(part.target, MultilabelTarget):  # whose labels are known or not one by one
-            for column in _columns(own, part.target):
-                known &= own[column].is_not_null().to_numpy()
-        if not known.any():
-            raise DataError(f"task.name={where}: no label is known")
-        found = _single(own.filter(pl.Series(known)), part.target, where)
-        value = np.full((labels.height, found.value.shape[1]), np.nan, np.float32)
-        value[known] = found.value
+        parts[name], value = encode_part(labels, part, f"{task}, part {name}")
         values.append(value)
-        parts[name] = part.model_copy(update={"target": found.target})
     return Outcomes(target.model_copy(update={"parts": parts}), np.concatenate(values, axis=1))
+
+
+def encode_part(labels: pl.DataFrame, part: Part, task: str) -> tuple[Part, NDArray[np.float32]]:
+    """Numbers of labels of which some are not known.
+
+    Args:
+        labels: As for `encode`; null where an outcome is not known.
+        part: What they are of.
+        task: What to call it in messages.
+
+    Returns:
+        The part, with what the labels settle, and its outcomes (M, L), NaN where unknown.
+
+    Raises:
+        DataError: If the labels do not have what the target needs, or none is known.
+    """
+    own = _under_its_names(labels, part, task)
+    known = np.ones(labels.height, bool)
+    if not isinstance(part.target, MultilabelTarget):  # whose labels are known or not one by one
+        for column in _columns(own, part.target):
+            known &= own[column].is_not_null().to_numpy()
+    if not known.any():
+        raise DataError(f"task.name={task}: no label is known")
+    found = _single(own.filter(pl.Series(known)), part.target, task)
+    value = np.full((labels.height, found.value.shape[1]), np.nan, np.float32)
+    value[known] = found.value
+    return part.model_copy(update={"target": found.target}), value
 
 
 def _under_its_names(labels: pl.DataFrame, part: Part, task: str) -> pl.DataFrame:

@@ -44,6 +44,18 @@ def outputs_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Te
     return prediction.opinions, batch.targets, batch.samples
 
 
+def auxiliary_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """What the network says, where `outputs_of` looks, for the auxiliary targets.
+
+    Returns:
+        Outputs (N, A'), outcomes (N, A).
+    """
+    if isinstance(batch, StepBatch):
+        here = batch.samples >= 0
+        return prediction.auxiliary[here], batch.auxiliary[here]
+    return prediction.auxiliary, batch.auxiliary
+
+
 def look(model: SequenceModel, batch: SequenceBatch) -> Prediction:
     """One pass: at each step of a `StepBatch`, else at the ends of the histories."""
     prediction: Prediction = model.at_steps(batch) if isinstance(batch, StepBatch) else model(batch)

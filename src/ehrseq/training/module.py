@@ -14,7 +14,7 @@ from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.metrics.streaming import WatchedMetrics
 from ehrseq.nn import Prediction, SequenceModel, step_mask
 from ehrseq.training.attention_aid import AttentionAid
-from ehrseq.training.inference import look, outputs_of
+from ehrseq.training.inference import auxiliary_of, look, outputs_of
 from ehrseq.training.schedule import cosine_with_warmup
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -95,6 +95,7 @@ class SequenceModule(lightning.LightningModule):
         if self.replication and not isinstance(batch, StepBatch):
             prediction = self.model.at_steps(batch)
             loss = self._replicated(batch, prediction.opinions)
+            prediction = prediction._replace(auxiliary=_at_end(batch, prediction.auxiliary))
             terms, counts = loss[None], loss.new_tensor([len(batch)])
         else:
             batch = self.aid.prepare(batch)
@@ -104,6 +105,8 @@ class SequenceModule(lightning.LightningModule):
             loss = terms.sum()
         self._add("train/loss", terms.detach(), counts)
         loss = loss + self.model.forecast_loss(batch, prediction.hidden)
+        if self.model.auxiliary is not None:
+            loss = loss + self.model.auxiliary_loss(*auxiliary_of(batch, prediction))
         return loss + self.aid.loss(self.model, batch, prediction) if self.aid else loss
 
     def try_step(self, batch: SequenceBatch) -> None:
@@ -126,10 +129,8 @@ class SequenceModule(lightning.LightningModule):
         """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
         real = step_mask(batch.lengths, batch.steps)
         outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
-        last = opinions[torch.arange(len(batch), device=opinions.device), batch.lengths - 1]
-        at_end, early = (
-            self.model.terms(*pair)[0].sum() for pair in ((last, batch.targets), (opinions[real], outcomes[real]))
-        )
+        pairs = (_at_end(batch, opinions), batch.targets), (opinions[real], outcomes[real])
+        at_end, early = (self.model.terms(*pair)[0].sum() for pair in pairs)
         return (1 - self.replication) * at_end + self.replication * early
 
     def on_validation_epoch_end(self) -> None:
@@ -166,3 +167,8 @@ class SequenceModule(lightning.LightningModule):
         epochs = self.trainer.max_epochs or 1
         factor = cosine_with_warmup(steps, steps * self.warmup_epochs // epochs, decay=self.schedule == "cosine")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _at_end(batch: SequenceBatch, outputs: Tensor) -> Tensor:
+    """The outputs (B, T, ...) at the last step of each history, (B, ...)."""
+    return outputs[torch.arange(len(batch), device=outputs.device), batch.lengths - 1]

@@ -183,5 +183,5 @@ class Aspects:
 def _sounds(target: Target, scored: Scored) -> bool:
     """Whether a risk is of an event that may come: alarms are of these, not of classes, buckets and horizons."""
     if isinstance(target, SeveralTarget):
-        target = next(part.target for part in columns_of(target) if f"{part.name}_" == scored.prefix)
+        target = next(part.target for part in columns_of(target.parts) if f"{part.name}_" == scored.prefix)
     return len(scored.label) > 0 and (not scored.name or isinstance(target, MultilabelTarget))

@@ -1,15 +1,16 @@
 """The only place that builds what a `_target_` names."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ehrseq.config.component import Component, is_allowed
 from ehrseq.config.components import JoinedLabels
+from ehrseq.config.fit import PLAIN_LOSS
 from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Teacher, Trees
-from ehrseq.config.targets import ForecastTarget, Target
+from ehrseq.config.targets import ForecastTarget, Part, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
@@ -80,6 +81,14 @@ def build_label_maker(config: Task) -> LabelMaker:
     return _label_maker(config.labels, "task.labels")
 
 
+def build_auxiliary_makers(config: Task) -> dict[str, LabelMaker]:
+    """Who makes the labels of each auxiliary target: what it names, else the source."""
+    return {
+        name: SourceLabels() if part.labels is None else _label_maker(part.labels, f"task.auxiliary.{name}.labels")
+        for name, part in config.auxiliary.items()
+    }
+
+
 def _label_maker(component: Component, key: str) -> LabelMaker:
     """One maker of labels, with those that it joins."""
     given: dict[str, Any] = {}
@@ -88,7 +97,14 @@ def _label_maker(component: Component, key: str) -> LabelMaker:
     return build(component, key, LabelMaker, **given)  # type: ignore[type-abstract]
 
 
-def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int, num_statics: int) -> "SequenceModel":
+def build_model(
+    config: AnyModel,
+    target: Target,
+    loss: Loss,
+    num_features: int,
+    num_statics: int,
+    auxiliary: Mapping[str, Part] | None = None,
+) -> "SequenceModel":
     """The network, its sizes taken from the data.
 
     Args:
@@ -97,15 +113,27 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         loss: How errors count.
         num_features: F, features or codes of the representation.
         num_statics: S, static features.
+        auxiliary: What is learned beside the target, by name, until `SequenceModel.finish`.
 
     Raises:
         ConfigError: If a block cannot be built, or the configuration is one of trees.
     """
     if isinstance(config, Trees):
         raise ConfigError(f"model={config.name}: trees where a network is needed")
-    from ehrseq.nn import Embedding, Encoder, Head, NextValues, Pooling, SequenceModel, SummaryNetwork, make_objective
+    from ehrseq.nn import (
+        Embedding,
+        Encoder,
+        Head,
+        NextValues,
+        Pooling,
+        SequenceModel,
+        SeveralObjective,
+        SummaryNetwork,
+        make_objective,
+    )
 
     objective = make_objective(target, loss, num_features)
+    beside = SeveralObjective(auxiliary, loss.model_copy(update=PLAIN_LOSS)) if auxiliary else None
     sizes = {
         "num_features": num_features,
         "num_codes": num_features,
@@ -127,7 +155,8 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         input_size=encoder.output_size,
         bidirectional=encoder.bidirectional,
     )
-    head = build(config.head, "model.head", Head, input_size=pooling.output_size, **sizes)
+    own = {**sizes, "outputs": objective.outputs + (beside.outputs if beside else 0)}
+    head = build(config.head, "model.head", Head, input_size=pooling.output_size, **own)
     summary = next_values = None
     if isinstance(target, ForecastTarget):  # is all about the next values, and of single steps
         return SequenceModel(embedding, encoder, pooling, head, objective, hidden_dropout=config.hidden_dropout)
@@ -138,7 +167,8 @@ def build_model(config: AnyModel, target: Target, loss: Loss, num_features: int,
         next_values = build(
             config.next_values, "model.next_values", NextValues, input_size=encoder.output_size, **sizes
         )
-    return SequenceModel(embedding, encoder, pooling, head, objective, summary, next_values, config.hidden_dropout)
+    blocks = embedding, encoder, pooling, head, objective, summary, next_values
+    return SequenceModel(*blocks, config.hidden_dropout, beside)
 
 
 def build_booster(config: Trees | Teacher, target: Target) -> "GradientBoosting":

@@ -311,7 +311,7 @@ def _yes_or_no(target: Target, outcome: NDArray[np.float32], predictions: Floats
         case SeveralTarget():
             return [
                 (f"{part.name}_{name}", label, score)
-                for part in columns_of(target)
+                for part in columns_of(target.parts)
                 for name, label, score in _yes_or_no(
                     part.target, outcome[:, part.outcomes], predictions[:, :, part.predictions]
                 )

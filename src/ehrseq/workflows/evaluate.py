@@ -188,7 +188,8 @@ def _outcome_columns(target: Target, outcome: NDArray[np.float32]) -> list[pl.Se
             columns = {} if np.isnan(outcome).all() else {"label": known[0] == 1}
         case SeveralTarget():
             parts = [
-                (part.name, _outcome_columns(part.target, outcome[:, part.outcomes])) for part in columns_of(target)
+                (part.name, _outcome_columns(part.target, outcome[:, part.outcomes]))
+                for part in columns_of(target.parts)
             ]
             return [column.alias(f"{name}_{column.name}") for name, own in parts for column in own]
     return [column.alias(name) for name, column in columns.items()]
@@ -197,7 +198,7 @@ def _outcome_columns(target: Target, outcome: NDArray[np.float32]) -> list[pl.Se
 def describe_outcome(target: Target, outcome: NDArray[np.float32]) -> str:
     """One history's outcome (L,) in words."""
     if isinstance(target, SeveralTarget):
-        own = columns_of(target)
+        own = columns_of(target.parts)
         return ", ".join(f"{part.name} {describe_outcome(part.target, outcome[part.outcomes])}" for part in own)
     words = {
         column.name: "unknown" if column[0] is None else column[0] for column in _outcome_columns(target, outcome[None])

@@ -288,7 +288,7 @@ class _Work:
             return
         driver = explainers[_driver(verdict, list(explainers))]
         target, preprocessor, glossary = self.trained.target(), self.trained.preprocessor(), self._glossary()
-        first = columns_of(target)[0].outcomes.stop if isinstance(target, SeveralTarget) else 0
+        first = columns_of(target.parts)[0].outcomes.stop if isinstance(target, SeveralTarget) else 0
         chosen = choose_histories(scores, self.store, self.settings.explain.timelines, first - 1)
         with timed(f"explain: {len(chosen)} timelines"):
             for number, sample in enumerate(chosen, start=1):

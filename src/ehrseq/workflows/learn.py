@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings, Trees
-from ehrseq.config.targets import ForecastTarget, Target, read_target
+from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
 from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
@@ -208,6 +208,7 @@ def learn(
     fitted = fit(training.module, training.train, training.tuning, *options)
     model = training.module.model
     model.load_state_dict(fitted.weights)
+    model.finish()
     return model.cpu().eval(), fitted
 
 
@@ -268,13 +269,14 @@ def set_up(
         HistoryDataset(representation, _learned_from(store, split, target), cache) for split in ("train", "tuning")
     )
     sizes = len(representation.names), len(store.statics)
-    model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes)
+    auxiliary = read_parts(store.meta["auxiliary"])
+    model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes, auxiliary)
     if start is not None:
         given = start.hand_on(model, representation.names, store.statics)
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     recipe = recipe or Recipe()
-    model.fit(train.outcomes, train.chunks(), settings.outputs == "steps")
+    model.fit(train.outcomes, train.chunks(), settings.outputs == "steps", train.auxiliary)
     model = recipe.alter(model)
     module = (recipe.module or SequenceModule)(
         model,

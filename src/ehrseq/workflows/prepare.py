@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.config.schema import Settings
-from ehrseq.config.targets import SeveralTarget, Target, columns_of
+from ehrseq.config.targets import Part, SeveralTarget, Target, columns_of
 from ehrseq.errors import DataError, EhrseqError
 from ehrseq.files import (
     atomic_folder,
@@ -31,15 +31,15 @@ from ehrseq.meds.splits import assign_splits, read_splits
 from ehrseq.preprocess import Preprocessor, build_store, fit_dataset
 from ehrseq.sources.base import Source
 from ehrseq.store import Store, open_store
-from ehrseq.tasks import LabelMaker, Labels, Outcomes, encode
-from ehrseq.workflows.build import build_label_maker, build_source
+from ehrseq.tasks import LabelMaker, Labels, Outcomes, encode, encode_part
+from ehrseq.workflows.build import build_auxiliary_makers, build_label_maker, build_source
 from ehrseq.workflows.console import say, timed
 from ehrseq.workflows.engine import choose_engine
 
 PREPROCESSOR, REPORT, SPLITS = "preprocessor.json", "report.csv", "subject_splits.parquet"
 
 # Rises whenever the same input and settings come to give another store, so that older ones are not taken for it.
-_GENERATION = 2
+_GENERATION = 3
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,15 @@ def run(settings: Settings) -> Prepared:
     """
     source = build_source(settings.source)
     maker = build_label_maker(settings.task)
+    beside = {
+        name: {**settings.task.auxiliary[name].plain(), "labels": own.fingerprint()}
+        for name, own in build_auxiliary_makers(settings.task).items()
+    }
     root = Path(settings.paths.data)
     data_key = {"source": source.fingerprint()}
     store_key = {
         **data_key,
-        "task": {**settings.task.plain(), "labels": maker.fingerprint()},
+        "task": {**settings.task.plain(), "labels": maker.fingerprint(), "auxiliary": beside},
         "split": settings.split.plain(),
         "preprocess": settings.preprocess.plain(),
         "generation": _GENERATION,
@@ -138,10 +142,12 @@ def _write_dataset(
 
 @dataclass(frozen=True)
 class _Labelled:
-    """What is to be predicted of whom: labels, the numbers they stand for, and the splits."""
+    """What is to be predicted of whom: labels, the numbers they stand for, what is learned beside, and the splits."""
 
     labels: Labels
     outcomes: Outcomes
+    parts: dict[str, Part]
+    auxiliary: NDArray[np.float32]
     splits: pl.DataFrame
 
 
@@ -170,7 +176,30 @@ def _label(settings: Settings, maker: LabelMaker, dataset: Path) -> _Labelled:
         case "hash":
             splits = assign_splits(frame, settings.split, **options)
     _check_parts(outcomes, labels.frame, splits, settings.task.name)
-    return _Labelled(labels, outcomes, splits)
+    parts, auxiliary = _label_beside(settings, dataset, labels.frame, splits)
+    return _Labelled(labels, outcomes, parts, auxiliary, splits)
+
+
+def _label_beside(
+    settings: Settings, dataset: Path, labels: pl.DataFrame, splits: pl.DataFrame
+) -> tuple[dict[str, Part], NDArray[np.float32]]:
+    """The auxiliary targets with what their labels settle, and their outcomes for the task's histories, (M, A).
+
+    Raises:
+        DataError: If there are no such labels, or fewer than two of `train` are known.
+    """
+    keys = [schema.SUBJECT_ID, schema.PREDICTION_TIME]
+    in_train = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"] == schema.TRAIN
+    parts, values = {}, [np.zeros((labels.height, 0), np.float32)]
+    for name, maker in build_auxiliary_makers(settings.task).items():
+        where = f"{settings.task.name}, task.auxiliary.{name}"
+        own = labels.select(keys).join(maker.labels(dataset, name).frame, on=keys, how="left", maintain_order="left")
+        part = Part.model_validate(settings.task.auxiliary[name].model_dump(exclude={"labels"}))
+        parts[name], value = encode_part(own, part, where)
+        if (count := int((~np.isnan(value).all(axis=1) & in_train.to_numpy()).sum())) < 2:
+            raise DataError(f"task.name={where}: {count} labels of histories of train are known; leave it out")
+        values.append(value)
+    return parts, np.concatenate(values, axis=1)
 
 
 def _check_parts(outcomes: Outcomes, labels: pl.DataFrame, splits: pl.DataFrame, task: str) -> None:
@@ -182,7 +211,7 @@ def _check_parts(outcomes: Outcomes, labels: pl.DataFrame, splits: pl.DataFrame,
     if not isinstance(outcomes.target, SeveralTarget):
         return
     split = labels.join(splits, on=schema.SUBJECT_ID, how="left", maintain_order="left")["split"].to_numpy()
-    for part in columns_of(outcomes.target):
+    for part in columns_of(outcomes.target.parts):
         known = ~np.isnan(outcomes.value[:, part.outcomes]).all(axis=1)
         for name in (schema.TRAIN, schema.TUNING, schema.HELD_OUT):
             count = int((known & (split == name)).sum())
@@ -216,7 +245,9 @@ def _write_store(settings: Settings, prepared: Prepared, labelled: _Labelled, st
                 engine,
                 fitted,
                 labelled.outcomes.value,
+                labelled.auxiliary,
                 target=labelled.outcomes.target.plain(),
+                auxiliary={name: part.plain() for name, part in labelled.parts.items()},
             )
         write_json(store / PREPROCESSOR, fitted.preprocessor.to_json())
         splits.write_parquet(store / SPLITS)

@@ -96,7 +96,7 @@ def _risks(target: Target, prefix: str = "", outcome: int = 0, first: int = 0) -
         case MulticlassTarget(classes=classes):
             yield f"{prefix}{_CLASSES}", slice(outcome, outcome + 1), slice(first, first + len(classes))
         case SeveralTarget():
-            for part in columns_of(target):
+            for part in columns_of(target.parts):
                 yield from _risks(part.target, f"{part.name}_", part.outcomes.start, part.predictions.start)
         case _:
             return

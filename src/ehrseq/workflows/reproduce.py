@@ -31,6 +31,7 @@ _ELSEWHERE = ("paths", "tracking", "explain", "audit", "resume", "run", "output"
 # What is in each file of a store, for people.
 _CONTENT = {
     "sample_label.npy": "labels",
+    "sample_auxiliary.npy": "labels of auxiliary targets",
     "sample_time.npy": "prediction times",
     "sample_split.npy": "splits",
     "event.npy": "events",
@@ -225,7 +226,7 @@ def _changed_data(trained: TrainedRun, repeated: TrainedRun) -> list[Difference]
     for name in sorted({*then["files"], *now["files"]}):
         one, other = then["files"].get(name, "missing"), now["files"].get(name, "missing")
         if one != other and name in _CONTENT:
-            kind = "labels" if name == "sample_label.npy" else "data"
+            kind = "labels" if "labels" in _CONTENT[name] else "data"
             found.append(Difference(kind, f"{_CONTENT[name]} ({name})", one[:16], other[:16]))
     return found
 

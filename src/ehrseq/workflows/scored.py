@@ -179,7 +179,7 @@ def outcomes_of(target: Target, frame: pl.DataFrame, prefix: str = "") -> NDArra
     """The outcomes (N, L) back from the columns that `evaluate` wrote; nan where unknown."""
     match target:
         case SeveralTarget():
-            parts = [outcomes_of(part.target, frame, f"{prefix}{part.name}_") for part in columns_of(target)]
+            parts = [outcomes_of(part.target, frame, f"{prefix}{part.name}_") for part in columns_of(target.parts)]
             return np.concatenate(parts, axis=1)
         case MulticlassTarget(classes=classes):
             label = frame[f"{prefix}label"]

@@ -40,6 +40,7 @@ def made(pooling: str) -> tuple[SequenceModel, GridBatch]:
         statics=torch.zeros(4, 2),
         lengths=lengths,
         targets=torch.zeros(4, 1),
+        auxiliary=torch.zeros(4, 0),
         samples=torch.arange(4),
         values=of(values),
         observed=of(torch.ones_like(values)),

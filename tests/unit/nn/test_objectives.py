@@ -46,7 +46,7 @@ def loss_of(**changes: Any) -> Loss:
 
 def outcomes_of(target: Target, rows: int = 200) -> Tensor:
     if isinstance(target, SeveralTarget):
-        return torch.cat([outcomes_of(part.target, rows) for part in columns_of(target)], dim=1)
+        return torch.cat([outcomes_of(part.target, rows) for part in columns_of(target.parts)], dim=1)
     torch.manual_seed(3)
     match target.kind:
         case "binary":
@@ -112,7 +112,7 @@ def test_outputs_can_be_fitted_to_outcomes(plain: dict[str, Any]) -> None:
 
 def check_truth(prediction: Tensor, outcome: Tensor, target: Target) -> None:
     if isinstance(target, SeveralTarget):
-        for part in columns_of(target):
+        for part in columns_of(target.parts):
             check_truth(prediction[:, part.predictions], outcome[:, part.outcomes], part.target)
     match target.kind:
         case "binary" | "multilabel":
@@ -231,7 +231,7 @@ def test_several_losses_against_a_plain_loop() -> None:
     rows = 30
     outcome = outcomes_of(target, rows).double()
     unknown = [rng.random(rows) < share for share in (0.2, 0.5, 0.3, 0.4)]
-    for part, hidden in zip(columns_of(target), unknown, strict=True):  # type: ignore[arg-type]
+    for part, hidden in zip(columns_of(target.parts), unknown, strict=True):  # type: ignore[union-attr]
         outcome[torch.from_numpy(hidden), part.outcomes] = torch.nan
     objective.fit(outcome.numpy().astype(np.float32))
     output = torch.randn(rows, 1 + 3 + 1 + 2, dtype=torch.float64, requires_grad=True)

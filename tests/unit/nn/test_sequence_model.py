@@ -161,7 +161,9 @@ def test_a_history_alone_is_predicted_as_in_a_batch(model: SequenceModel) -> Non
             )
         )
         attention = None if batch.attention is None else batch.attention[one]
-        assert_same(alone, Prediction(batch.opinions[one], attention, batch.hidden[one]), atol=1e-6)
+        assert_same(
+            alone, Prediction(batch.opinions[one], attention, batch.hidden[one], batch.auxiliary[one]), atol=1e-6
+        )
 
 
 def test_every_weight_learns_and_padding_does_not_reach_its_gradient(model: SequenceModel) -> None:

@@ -201,7 +201,7 @@ def test_repairs_are_accepted_and_counted(make: Callable[..., Path], tmp_path: P
 def test_days_that_are_not_known_give_no_label(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     file = tmp_path / "Outcomes-a.txt"
-    file.write_text(outcomes(ALL).replace("\n9,6,1,5,-1,", "\n9,6,1,-1,30,").replace("\n4,6,1,5,", "\n4,6,1,12,"))
+    file.write_text(outcomes(ALL).replace("\n9,6,1,5,-1,", "\n9,6,1,-1,30,").replace("\n4,6,1,5,", "\n4,17,-1,12,"))
     for name, source in (("labelled", PhysioNet2012Source(str(folder))), ("new", PhysioNet2012Source(str(folder)))):
         root = tmp_path / name
         root.mkdir()
@@ -210,7 +210,11 @@ def test_days_that_are_not_known_give_no_label(make: Callable[..., Path], tmp_pa
     stays = dict(found["length_of_stay"].select("subject_id", "float_value").iter_rows())
     assert stays == {record: 12.0 if record == 4 else 5.0 for record in ALL if record != 9}
     assert found["survival"].rows() == [(9, ADMISSION + timedelta(hours=48), 30.0)]
-    for task in ("in_hospital_mortality", "length_of_stay", "survival"):
+    scores = {task: pl.read_parquet(tmp_path / "labelled" / "labels" / task) for task in ("saps_i", "sofa")}
+    points = {task: dict(table.select("subject_id", "float_value").iter_rows()) for task, table in scores.items()}
+    assert points["saps_i"] == {record: 17.0 if record == 4 else 6.0 for record in ALL}
+    assert points["sofa"] == {record: 1.0 for record in ALL if record != 4}
+    for task in ("in_hospital_mortality", "length_of_stay", "survival", "saps_i", "sofa"):
         table = pl.read_parquet(tmp_path / "new" / "labels" / task)
         assert table.columns == ["subject_id", "prediction_time"]
         assert table["subject_id"].to_list() == list(ALL)

@@ -25,6 +25,7 @@ def arrays() -> Arrays:
         sample_begin=np.array([0, 2, 2]),
         sample_end=np.array([2, 2, 3]),
         sample_label=np.array([[1], [0], [np.nan]], np.float32),
+        sample_auxiliary=np.array([[2, 5], [np.nan, 1], [3, 4]], np.float32),
         sample_split=np.array([0, 2, -1], np.int8),
     )
 

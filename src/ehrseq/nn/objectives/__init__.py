@@ -7,6 +7,6 @@ for predictions is part of its state, so that it is saved with the weights.
 from ehrseq.nn.objectives.base import Objective
 from ehrseq.nn.objectives.categories import BinaryObjective
 from ehrseq.nn.objectives.numbers import ForecastObjective
-from ehrseq.nn.objectives.several import make_objective
+from ehrseq.nn.objectives.several import SeveralObjective, make_objective
 
-__all__ = ["BinaryObjective", "ForecastObjective", "Objective", "make_objective"]
+__all__ = ["BinaryObjective", "ForecastObjective", "Objective", "SeveralObjective", "make_objective"]

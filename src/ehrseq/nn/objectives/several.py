@@ -1,5 +1,7 @@
 """Several targets at once, and the objective of any target."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from ehrseq.config.targets import (
     MulticlassTarget,
     MultilabelTarget,
     OrdinalTarget,
+    Part,
     RegressionTarget,
     SeveralTarget,
     SingleTarget,
@@ -31,14 +34,14 @@ class SeveralObjective(Objective):
     """Several targets at once: a weighted sum of their losses, each the mean over the outcomes that are known to it.
 
     Args:
-        target: With the classes and labels of its parts.
+        together: The parts by name, with their classes and labels.
         loss: How errors count; what a part has no use for is not for it.
     """
 
-    def __init__(self, target: SeveralTarget, loss: Loss) -> None:
+    def __init__(self, together: Mapping[str, Part], loss: Loss) -> None:
         super().__init__()
-        self.columns = columns_of(target)
-        self.weights = [part.weight for part in target.parts.values()]
+        self.columns = columns_of(together)
+        self.weights = [part.weight for part in together.values()]
         own = [
             (part.target, {name: PLAIN_LOSS[name] for name in unused_by(part.target.kind, loss)})
             for part in self.columns
@@ -97,7 +100,7 @@ def make_objective(target: Target, loss: Loss, features: int = 0) -> Objective:
         ConfigError: If the loss has options that a single target has no use for.
     """
     if isinstance(target, SeveralTarget):
-        return SeveralObjective(target, loss)
+        return SeveralObjective(target.parts, loss)
     if unused := unused_by(target.kind, loss):
         if target.kind == "multiclass":
             raise ConfigError("loss.class_weight is a number; with several classes it is none or balanced")
