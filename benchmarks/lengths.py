@@ -8,7 +8,6 @@ call, in outputs and in gradients, stands beside.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from machine import machine_facts
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -96,8 +96,7 @@ def main() -> None:
             for bidirectional in (False, True):
                 rows.append(measure(kind, bidirectional, steps, options.repeats, device))
                 print(rows[-1], flush=True)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    facts = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts = machine_facts(device)
     write_json(RESULTS / f"lengths_{device.type}.json", {**facts, "rows": rows})
 
 

@@ -8,7 +8,6 @@ that their last values decide, and the MIMIC-IV demo (readmission, as far as 100
 """
 
 import argparse
-import platform
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from machine import machine_facts
 from made_meds import make
 from torch.utils.data import DataLoader
 
@@ -142,8 +142,7 @@ def main() -> None:
                     [*words, f"representation={name}", *place], options.epochs, device
                 )
                 print(cases[f"MIMIC-IV demo, {name}"], flush=True)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    facts = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "batch": BATCH}
+    facts = {**machine_facts(device), "batch": BATCH}
     write_json(RESULTS / f"long_histories_{device.type}.json", {**facts, "cases": cases})
 
 

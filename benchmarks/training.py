@@ -9,7 +9,6 @@ epochs, by the clock and by processor time, which a busy host does not touch.
 """
 
 import argparse
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from epochs import Span, Stopwatch, timed_epochs
+from machine import machine_facts
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -133,8 +133,7 @@ def main() -> None:
         for model in ("lstm", "gru"):
             rows.append(compare([*source, *options.words], model, size, options.epochs, device))
             print(rows[-1], flush=True)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    facts = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts = machine_facts(device)
     write_json(RESULTS / f"training_{device.type}.json", {**facts, "epoch": rows})
 
 

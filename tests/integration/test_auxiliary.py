@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 from torch.nn import functional
@@ -158,32 +159,34 @@ def test_what_is_learned_beside_is_learned(folder: Path, store: Store, tmp_path:
     assert roc_auc_score(high, told[:, 0]) > 0.65
 
 
-def test_trained_and_predicted_by_the_commands(folder: Path, tmp_path: Path, ehrseq: Command) -> None:
-    words = words_of(folder)
+def test_trained_and_predicted_by_the_commands(folder: Path, store: Store, tmp_path: Path, ehrseq: Command) -> None:
+    words = [*words_of(folder), "trainer.max_epochs=1"]
     done = ehrseq("train", *words, "paths.runs=runs", "recalibration=platt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = next((tmp_path / "runs").iterdir())
     told = ehrseq("predict", f"run={run}", "source.n_subjects=100", "output=told.parquet", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert pl.read_parquet(tmp_path / "told.parquet").columns == ["subject_id", "prediction_time", "probability"]
-    plain = ehrseq("train", *words[:6], f"paths.data={folder / 'data'}", "paths.runs=plain", cwd=tmp_path)
-    assert plain.returncode == 0, plain.stderr
-    other = next((tmp_path / "plain").iterdir())
-    weights = [(place / "train" / "model.safetensors").read_bytes() for place in (run, other)]
-    assert len(weights[0]) == len(weights[1])
-    assert weights[0] != weights[1]
+    plain = network(load_settings(words), store, with_auxiliary=False)
+    plain.load_state_dict(load_file(run / "train" / "model.safetensors"))
     for name in ("model_card.md", "tripod_ai.md"):
-        assert "learned beside" in (run / "report" / name).read_text()
-        assert "learned beside" not in (other / "report" / name).read_text()
+        assert "lstm, learned beside: group, severity" in (run / "report" / name).read_text()
 
 
-def test_outputs_at_every_step_learn_them_too(tmp_path: Path, folder: Path, ehrseq: Command) -> None:
-    words = [*words_of(folder), "outputs=steps", "model/pooling=last", "paths.runs=runs"]
-    done = ehrseq("train", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ways = [*words_of(folder), "loss.target_replication=0.5", "model/pooling=last", "paths.runs=more"]
-    done = ehrseq("train", *ways, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("word", ["outputs=steps", "loss.target_replication=0.5"])
+def test_outputs_at_every_step_learn_them_too(word: str, folder: Path, store: Store, tmp_path: Path) -> None:
+    settings = load_settings([*words_of(folder), word, "model/pooling=last", "trainer.max_epochs=1"])
+    dataset = HistoryDataset(represent(store, settings.representation, settings.outputs), store.samples("train"))
+    batch = dataset[np.arange(16)]
+    model = network(settings, store)
+    model.fit(dataset.outcomes, auxiliary=dataset.auxiliary)
+    outputs, outcome = auxiliary_of(batch, look(model, batch))
+    samples = batch.samples[batch.samples >= 0]
+    expected = torch.from_numpy(store.arrays.sample_auxiliary[samples.numpy()])
+    torch.testing.assert_close(outcome, expected, equal_nan=True, atol=0, rtol=0)
+    assert outputs.shape == (len(samples), 4)
+    learned, _ = learn(settings, store, tmp_path, lambda *_: None)
+    assert learned.auxiliary is None
 
 
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path) -> None:
