@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ehrseq.nn.dropout import Dropout
+from ehrseq.nn.kernels import can_read
 
 
 @pytest.mark.parametrize("p", [0.1, 0.4, 0.5, 0.9])
@@ -40,3 +41,34 @@ def test_nothing_happens_in_evaluation_or_at_zero() -> None:
     assert Dropout(0.5).eval()(x) is x
     assert torch.equal(Dropout(0.0)(x), x)
     assert not Dropout(1.0)(x).any()
+
+
+@pytest.mark.skipif(not can_read(torch.zeros(1, 1, 1), torch.zeros(64, 16)), reason="nothing was compiled here")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_or_not_it_is_the_same_to_the_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(37, 5, 511)[:, :, :-2].transpose(0, 1)  # more than a thread's worth, and not in order
+    x[0, 0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0])
+    weight, before = torch.randn(x.shape), torch.get_num_threads()
+    results = []
+    torch.set_num_threads(threads)
+    try:
+        for compiled in (True, False):
+            if not compiled:
+                monkeypatch.setattr("ehrseq.nn.dropout.drop", lambda *_: None)
+            own = x.clone().requires_grad_()
+            torch.manual_seed(3)
+            dropped = Dropout(0.4)(own)
+            results.append([dropped, *torch.autograd.grad((dropped * weight).nansum(), [own])])
+    finally:
+        torch.set_num_threads(before)
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        assert torch.equal(found.contiguous().view(torch.int32), expected.contiguous().view(torch.int32))
+
+
+def test_other_numbers_than_float32_are_dropped_by_torch() -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(0.5)(torch.ones(100, 10, dtype=torch.float64))
+    assert dropped.dtype == torch.float64
+    assert set(dropped.flatten().tolist()) == {0.0, 2.0}

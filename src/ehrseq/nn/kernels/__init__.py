@@ -1,8 +1,8 @@
-"""LSTM, GRU and GRU-D on a CPU, in C: see `recurrence.c`.
+"""LSTM, GRU, GRU-D and dropout on a CPU, in C: see `recurrence.c`.
 
 It is compiled when the package is installed, for AVX2 and AVX-512, where there is a C compiler. Without one, and for
 all that is not float32 on a CPU with a multiple of 16 units, torch reads the steps; its numbers are the same to
-rounding.
+rounding, and what it drops to the bit.
 """
 
 import ctypes
@@ -17,13 +17,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _UNITS = 16  # the number of units is a multiple of this
-_VERSION = 1  # of what `run` takes, as in recurrence.c
+_VERSION = 2  # of what its functions take, as in recurrence.c
+_WORTH_A_THREAD = 1 << 15  # numbers of which some are dropped
 
 
 class _Library(NamedTuple):
     """What was compiled for this processor: floats in a vector, and the numbers a unit that a thread needs room for."""
 
     run: Any
+    drop: Any
     lanes: int
     room: int
 
@@ -45,8 +47,24 @@ def _library() -> _Library | None:
         return None
     number, numbers = ctypes.c_long, ctypes.c_void_p
     library.run.argtypes = [ctypes.c_int, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
-    library.run.restype = None
-    return _Library(library.run, lanes, room)
+    library.drop.argtypes = [number, number, ctypes.c_int, ctypes.c_float, numbers, numbers, numbers]
+    library.run.restype = library.drop.restype = None
+    return _Library(library.run, library.drop, lanes, room)
+
+
+def drop(x: Tensor, draws: Tensor, least: int, scale: float) -> Tensor | None:
+    """Drop numbers, in one pass; None where there is no compiled code for that.
+
+    Args:
+        x: Of any shape.
+        draws: As many random bytes, or more.
+        least: Numbers whose byte is less become 0.
+        scale: What the others are multiplied by.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling() or _library() is None:
+        return None
+    dropped: Tensor = _Drop.apply(x, draws, least, scale)  # type: ignore[no-untyped-call]
+    return dropped
 
 
 def can_read(x: Tensor, weight: Tensor) -> bool:
@@ -122,6 +140,27 @@ def read_grud(x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, gamma: T
     """
     states: Tensor = _GRUD.apply(x, read, recurrent, bias, gamma)  # type: ignore[no-untyped-call]
     return states
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, draws: Tensor, least: int, scale: float) -> Tensor:
+        ctx.save_for_backward(draws)
+        ctx.how = least, scale
+        return _drop(x, draws, least, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _drop(grad, *ctx.saved_tensors, *ctx.how), None, None, None
+
+
+def _drop(x: Tensor, draws: Tensor, least: int, scale: float) -> Tensor:
+    library, x = _library(), x.contiguous()
+    assert library is not None
+    out, threads = torch.empty_like(x), min(torch.get_num_threads(), -(-x.numel() // _WORTH_A_THREAD))
+    library.drop(x.numel(), max(threads, 1), least, scale, x.data_ptr(), draws.data_ptr(), out.data_ptr())
+    return out
 
 
 class _LSTM(torch.autograd.Function):

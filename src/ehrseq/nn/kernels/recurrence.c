@@ -1,4 +1,4 @@
-/* Training and reading of LSTM, GRU and GRU-D on a CPU: all steps, forward or backward, in one call.
+/* Training and reading of LSTM, GRU and GRU-D on a CPU: all steps, forward or backward, in one call; and dropout.
 
    A step of a recurrent net of usual size is a small product and a few dozen operations on its gates. A library that
    passes over memory for each of these spends most of its time on the way. Here a few histories at a time are read from
@@ -24,8 +24,8 @@ typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_al
 #define GROUP 12 /* histories read together: their states stay in the first cache, */
 #define CHUNK 64 /* and what they wrote in so many steps in the second */
 
-/* `version` changes with what `run` and its functions take; __init__.py knows the same. Room is in numbers a unit. */
-const int version = 1, lanes = LANES, room_of_a_thread = GROUP * 6;
+/* `version` changes with what `run`, its functions and `drop` take; __init__.py knows the same. Room is in numbers a unit. */
+const int version = 2, lanes = LANES, room_of_a_thread = GROUP * 6;
 
 INLINE V load(const float *from) { return *(const Anywhere *)from; }
 INLINE void store(float *to, V x) { *(Anywhere *)to = x; }
@@ -383,4 +383,10 @@ void run(int which, long histories, long steps, long inputs, long units, long th
         }
         _mm_setcsr(mode);
     }
+}
+
+/* Of so many numbers those whose byte is at least `least`, scaled; the others times 0. */
+void drop(long count, long threads, int least, float scale, const float *numbers, const unsigned char *bytes, float *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < count; i++) out[i] = numbers[i] * (bytes[i] >= least ? scale : 0.0f);
 }
