@@ -17,15 +17,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _UNITS = 16  # the number of units is a multiple of this
-_VERSION = 2  # of what its functions take, as in recurrence.c
+_VERSION = 3  # of what its functions take, as in recurrence.c
 _WORTH_A_THREAD = 1 << 15  # numbers of which some are dropped
 
 
 class _Library(NamedTuple):
     """What was compiled for this processor: floats in a vector, and the numbers a unit that a thread needs room for."""
 
-    run: Any
-    drop: Any
+    code: ctypes.CDLL
     lanes: int
     room: int
 
@@ -46,10 +45,10 @@ def _library() -> _Library | None:
     if version != _VERSION:
         return None
     number, numbers = ctypes.c_long, ctypes.c_void_p
-    library.run.argtypes = [ctypes.c_int, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
+    library.run.argtypes = [numbers, *[number] * 6, numbers, numbers, ctypes.POINTER(numbers)]
     library.drop.argtypes = [number, number, ctypes.c_int, ctypes.c_float, numbers, numbers, numbers]
     library.run.restype = library.drop.restype = None
-    return _Library(library.run, library.drop, lanes, room)
+    return _Library(library, lanes, room)
 
 
 def drop(x: Tensor, draws: Tensor, least: int, scale: float) -> Tensor | None:
@@ -159,7 +158,7 @@ def _drop(x: Tensor, draws: Tensor, least: int, scale: float) -> Tensor:
     library, x = _library(), x.contiguous()
     assert library is not None
     out, threads = torch.empty_like(x), min(torch.get_num_threads(), -(-x.numel() // _WORTH_A_THREAD))
-    library.drop(x.numel(), max(threads, 1), least, scale, x.data_ptr(), draws.data_ptr(), out.data_ptr())
+    library.code.drop(x.numel(), max(threads, 1), least, scale, x.data_ptr(), draws.data_ptr(), out.data_ptr())
     return out
 
 
@@ -167,7 +166,7 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
         x, (gates, cells, hidden) = x.contiguous(), _empty(x, recurrent, 4, 1, 1)
-        _run(0, x, hidden, [x, _pack(read.t()), bias, _pack(recurrent.t()), gates, cells, hidden])
+        _run("lstm_forward", x, hidden, [x, _pack(read.t()), bias, _pack(recurrent.t()), gates, cells, hidden])
         ctx.save_for_backward(x, read, recurrent, gates, cells, hidden)
         return hidden
 
@@ -177,7 +176,7 @@ class _LSTM(torch.autograd.Function):
         x, read, recurrent, gates, cells, hidden = ctx.saved_tensors
         (d_gates,) = _empty(x, recurrent, 4)
         arrays = [x, gates, _pack(recurrent), cells, hidden, grad.contiguous(), d_gates]
-        d_read, d_recurrent = _run(1, x, hidden, arrays, 4)
+        d_read, d_recurrent = _run("lstm_backward", x, hidden, arrays, 4)
         d_x = d_gates @ read if ctx.needs_input_grad[0] else None
         return d_x, d_read, d_recurrent, d_gates.sum((0, 1))
 
@@ -187,7 +186,7 @@ class _GRU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, read: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor) -> Tensor:
         x, (gates, sums, hidden) = x.contiguous(), _empty(x, recurrent, 3, 1, 1)
         arrays = [x, _pack(read.t()), bias, _pack(recurrent.t()), recurrent_bias.contiguous(), gates, sums, hidden]
-        _run(2, x, hidden, arrays)
+        _run("gru_forward", x, hidden, arrays)
         ctx.save_for_backward(x, read, recurrent, gates, sums, hidden)
         return hidden
 
@@ -197,7 +196,7 @@ class _GRU(torch.autograd.Function):
         x, read, recurrent, gates, sums, hidden = ctx.saved_tensors
         d_gates, d_sums = _empty(x, recurrent, 3, 1)
         arrays = [x, gates, _pack(recurrent), sums, hidden, grad.contiguous(), d_gates, d_sums]
-        d_read, d_recurrent = _run(3, x, hidden, arrays, 3)
+        d_read, d_recurrent = _run("gru_backward", x, hidden, arrays, 3)
         d_x = d_gates @ read if ctx.needs_input_grad[0] else None
         return d_x, d_read, d_recurrent, d_gates.sum((0, 1)), d_sums.sum((0, 1))
 
@@ -208,7 +207,7 @@ class _GRUD(torch.autograd.Function):
         x, gamma, size = x.contiguous(), gamma.contiguous(), 2 * recurrent.shape[1]
         gates, faded, passed, hidden = _empty(x, recurrent, 3, 1, 1, 1)
         packed = [_pack(recurrent[:size].t()), _pack(recurrent[size:].t())]
-        _run(4, x, hidden, [x, _pack(read.t()), bias, *packed, gamma, gates, faded, passed, hidden])
+        _run("grud_forward", x, hidden, [x, _pack(read.t()), bias, *packed, gamma, gates, faded, passed, hidden])
         ctx.save_for_backward(x, read, recurrent, gamma, gates, faded, passed, hidden)
         return hidden
 
@@ -220,7 +219,7 @@ class _GRUD(torch.autograd.Function):
         d_gates, d_gamma = _empty(x, recurrent, 3, 1)
         packed = [_pack(recurrent[:size]), _pack(recurrent[size:])]
         arrays = [x, gates, *packed, gamma, faded, passed, hidden, grad.contiguous(), d_gates, d_gamma]
-        d_read, d_recurrent = _run(5, x, hidden, arrays, 3)
+        d_read, d_recurrent = _run("grud_backward", x, hidden, arrays, 3)
         d_x = d_gates @ read if ctx.needs_input_grad[0] else None
         return d_x, d_read, d_recurrent, d_gates.sum((0, 1)), d_gamma
 
@@ -239,8 +238,8 @@ def _pack(matrix: Tensor) -> Tensor:
     return matrix.reshape(len(matrix), columns // group, group).transpose(0, 1).contiguous()
 
 
-def _run(which: int, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int = 0) -> tuple[Tensor, Tensor]:
-    """Call a function of `recurrence.c`, which says what the arrays are.
+def _run(name: str, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int = 0) -> tuple[Tensor, Tensor]:
+    """Call a function of `recurrence.c` by its name; it says there what the arrays are.
 
     Returns:
         For a way back the gradients of W (G * H, D) and U (G * H, H); else both empty.
@@ -253,6 +252,8 @@ def _run(which: int, x: Tensor, hidden: Tensor, arrays: list[Tensor], gates: int
     weights = x.new_zeros(threads, inputs + size, gates * size)
     pointers = (ctypes.c_void_p * len(arrays))(*(array.data_ptr() for array in arrays))
     sizes = (histories, steps, inputs, size, threads, weights[0].numel())
-    library.run(which, *sizes, room.data_ptr(), weights.data_ptr(), pointers)
+    library.code.run(
+        ctypes.cast(library.code[name], ctypes.c_void_p), *sizes, room.data_ptr(), weights.data_ptr(), pointers
+    )
     summed = weights.sum(0) if threads > 1 else weights[0]
     return summed[:inputs].t(), summed[inputs:].t()

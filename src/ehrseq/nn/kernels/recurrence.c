@@ -25,7 +25,7 @@ typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_al
 #define CHUNK 64 /* and what they wrote in so many steps in the second */
 
 /* `version` changes with what `run`, its functions and `drop` take; __init__.py knows the same. Room is in numbers a unit. */
-const int version = 2, lanes = LANES, room_of_a_thread = GROUP * 6;
+const int version = 3, lanes = LANES, room_of_a_thread = GROUP * 6;
 
 INLINE V load(const float *from) { return *(const Anywhere *)from; }
 INLINE void store(float *to, V x) { *(Anywhere *)to = x; }
@@ -144,7 +144,7 @@ static void learn(const Part *part, int inputs, long wide, int back, int gradien
 
 /* Arrays: 0 x (B, T, D); 1 packed W' (D, 4H), gates i, f, g, o; 2 b (4H); 3 packed U' (H, 4H); 4 gates (B, T, 4H), 5 cell
    states, 6 hidden states, all three written. */
-static void lstm_forward(const Part *part) {
+void lstm_forward(const Part *part) {
     const long H = part->units, n = part->count;
     const float *bias = part->arrays[2];
     float *hidden = part->room, *cell = hidden + n * H, *sums = cell + n * H;
@@ -173,7 +173,7 @@ static void lstm_forward(const Part *part) {
 
 /* Arrays: 0 x; 1 gates; 2 packed U (4H, H); 3 cell states; 4 hidden states; 5 their gradient; 6 that of W x + b (B, T, 4H),
    written. Weights: W' (D, 4H), U' (H, 4H). */
-static void lstm_backward(const Part *part) {
+void lstm_backward(const Part *part) {
     const long H = part->units, n = part->count, D = part->inputs;
     float *now = part->room, *hidden = now + n * 4 * H, *cell = hidden + n * H;
     memset(hidden, 0, 2 * n * H * sizeof(float));
@@ -203,7 +203,7 @@ static void lstm_backward(const Part *part) {
 
 /* Arrays: 0 x (B, T, D); 1 packed W' (D, 3H), gates r, z, n; 2 b (3H); 3 packed U' (H, 3H); 4 c, the bias of U_n h (H);
    5 gates (B, T, 3H), 6 U_n h + c, 7 hidden states, all three written. */
-static void gru_forward(const Part *part) {
+void gru_forward(const Part *part) {
     const long H = part->units, n = part->count;
     const float *bias = part->arrays[2];
     float *hidden = part->room, *sums = hidden + n * H;
@@ -232,7 +232,7 @@ static void gru_forward(const Part *part) {
 
 /* Arrays: 0 x; 1 gates; 2 packed U (3H, H); 3 U_n h + c; 4 hidden states; 5 their gradient; 6 that of W x + b (B, T, 3H)
    and 7 that of U_n h + c, both written. Weights: W' (D, 3H), U' (H, 3H). */
-static void gru_backward(const Part *part) {
+void gru_backward(const Part *part) {
     const long H = part->units, n = part->count, D = part->inputs;
     float *now = part->room, *hidden = now + n * 3 * H, *weights = part->gradient + D * 3 * H;
     memset(hidden, 0, n * H * sizeof(float));
@@ -265,7 +265,7 @@ static void gru_backward(const Part *part) {
 
 /* Arrays: 0 x (B, T, D); 1 packed W' (D, 3H), gates r, z, n; 2 b (3H); 3 packed U' of r and z (H, 2H); 4 packed U_n' (H, H);
    5 gamma (B, T, H); 6 gates (B, T, 3H), 7 faded states s, 8 r s, 9 hidden states, all four written. */
-static void grud_forward(const Part *part) {
+void grud_forward(const Part *part) {
     const long H = part->units, n = part->count;
     const float *bias = part->arrays[2];
     float *hidden = part->room, *faded = hidden + n * H, *open = faded + n * H, *sums = open + n * H;
@@ -311,7 +311,7 @@ static void grud_forward(const Part *part) {
 
 /* Arrays: 0 x; 1 gates; 2 packed U of r and z (2H, H); 3 packed U_n (H, H); 4 gamma; 5 s; 6 r s; 7 hidden states; 8 their
    gradient; 9 that of W x + b (B, T, 3H) and 10 that of gamma, both written. Weights: W' (D, 3H), U' (H, 3H). */
-static void grud_backward(const Part *part) {
+void grud_backward(const Part *part) {
     const long H = part->units, n = part->count, D = part->inputs;
     float *hidden = part->room, *now = hidden + n * H, *candidate = now + n * 2 * H, *open = candidate + n * H;
     float *weights = part->gradient + D * 3 * H;
@@ -362,13 +362,11 @@ static void grud_backward(const Part *part) {
     }
 }
 
-/* Reads all histories by one of the functions above, shared out among so many threads, a group at a time. Of `room` each
-   thread has room_of_a_thread * `units` numbers, of `gradient` so many as `weights` says. With OpenMP, as torch: threads of
-   another kind would fight with its own, which wait for work at full speed. */
-void run(int which, long histories, long steps, long inputs, long units, long threads, long weights, float *room,
-         float *gradient, float **arrays) {
-    static void (*const reads[])(const Part *) = {lstm_forward, lstm_backward, gru_forward,
-                                                  gru_backward, grud_forward,  grud_backward};
+/* Reads all histories by `read`, one of the functions above, shared out among so many threads, a group at a time. Of
+   `room` each thread has room_of_a_thread * `units` numbers, of `gradient` so many as `weights` says. With OpenMP, as torch:
+   threads of another kind would fight with its own, which wait for work at full speed. */
+void run(void (*read)(const Part *), long histories, long steps, long inputs, long units, long threads, long weights,
+         float *room, float *gradient, float **arrays) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (long k = 0; k < threads; k++) {
         /* Numbers under 1e-38 count as 0. Gradients come to that on their way back through a long history, and cost a
@@ -379,7 +377,7 @@ void run(int which, long histories, long steps, long inputs, long units, long th
                      gradient + k * weights, arrays};
         for (const long end = histories * (k + 1) / threads; part.first < end; part.first += GROUP) {
             part.count = end - part.first < GROUP ? end - part.first : GROUP;
-            reads[which](&part);
+            read(&part);
         }
         _mm_setcsr(mode);
     }
