@@ -8,18 +8,20 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 from torch.nn import functional
 
+from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings
 from ehrseq.config.targets import read_parts, read_target
 from ehrseq.data import HistoryDataset, represent
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.nn import SequenceModel
-from ehrseq.store import Store
+from ehrseq.store import Arrays, Store
 from ehrseq.training import inference
 from ehrseq.training.fit import fit
 from ehrseq.training.inference import auxiliary_of, look
@@ -88,6 +90,16 @@ def test_labels_are_found_by_subject_and_time_and_the_rest_is_unknown(folder: Pa
     assert np.isnan(expected).sum() == len(expected) - 300
     assert set(arrays.sample_auxiliary[:, 0]) == {0, 1, 2}
     assert store.meta["auxiliary"]["group"]["target"]["classes"] == ["high", "low", "middle"]
+
+
+def test_permuted_labels_take_them_along(store: Store) -> None:
+    def table(arrays: Arrays) -> NDArray[np.float32]:
+        known = arrays.sample_label, arrays.sample_auxiliary, arrays.sample_split
+        return np.nan_to_num(np.column_stack(known).astype(np.float32), nan=-1)
+
+    before, after = table(store.arrays), table(permute_labels(store.arrays, seed=1))
+    assert (before != after).any()
+    np.testing.assert_array_equal(before[np.lexsort(before.T)], after[np.lexsort(after.T)])
 
 
 def test_the_loss_is_the_weighted_sum_over_what_is_known(settings: Settings, store: Store) -> None:
