@@ -8,7 +8,7 @@ import pytest
 
 from ehrseq.config.load import load_settings
 from ehrseq.errors import ConfigError, DataError
-from ehrseq.workflows import experiment, prepare
+from ehrseq.workflows import experiment, predict, prepare
 from ehrseq.workflows.member_folds import MemberFolds
 from ehrseq.workflows.runs import open_run
 from ehrseq.workflows.scorers import score_members
@@ -62,6 +62,11 @@ def test_who_was_learned_from_is_predicted_by_the_member_that_has_not(model: str
     assert table["spread"].null_count() == 0
     # On tuning there is one prediction of each, and so no spread.
     assert score_members(scorer, store, tuning, settings)[1] is None
+    # Of new subjects no outcome is known, and all members are asked.
+    predict.run(settings, run, tmp_path / "told.parquet")
+    told = pl.read_parquet(tmp_path / "told.parquet").filter(pl.col("subject_id").is_in(table["subject_id"].to_list()))
+    both = table.sort("subject_id")["probability"], told.sort("subject_id")["probability"]
+    np.testing.assert_allclose(*both, atol=1e-6)
 
 
 def test_one_member_has_no_folds() -> None:

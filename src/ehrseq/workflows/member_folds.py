@@ -30,13 +30,15 @@ class MemberFolds:
         """
         arrays = store.arrays
         seen = np.isin(arrays.sample_split, [SPLIT_CODES["train"], SPLIT_CODES["tuning"]])
+        found = np.full(len(seen), -1)
+        if not seen.any():  # new subjects, whose outcomes nobody knows
+            return found
         subjects, row = np.unique(arrays.sample_subject[seen], return_inverse=True)
         positive = np.zeros(len(subjects), bool)
         np.logical_or.at(positive, row, arrays.sample_label[seen, 0] == 1)
         order = np.lexsort((hash_subjects(arrays.subject_id[subjects], self.seed), positive))
         fold = np.empty(len(subjects), np.int64)
         fold[order] = np.arange(len(subjects)) % self.members
-        found = np.full(len(seen), -1)
         found[seen] = fold[row]
         return found
 
