@@ -1,6 +1,7 @@
 """The whole net, every encoder with every pooling: padding and company in the batch never change a prediction."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ehrseq.config.load import load_settings
+from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError
 from ehrseq.nn import (
     AttentionPooling,
@@ -80,8 +82,13 @@ def repad(inputs: Inputs, steps: int, fill: float) -> Inputs:
     return replace(inputs, **grids)
 
 
+@cache
+def composed() -> Settings:
+    return load_settings()
+
+
 def objective() -> Objective:
-    settings = load_settings()
+    settings = composed()
     return make_objective(settings.task.target, settings.loss)
 
 
