@@ -1,12 +1,12 @@
 """Every model on PhysioNet 2012, set A: five folds, the same for all, several seeds, default settings.
 
-    python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--members 5] [--archive FILE]
-        [--work FOLDER]
+    python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--members 5] [--blend]
+        [--archive FILE] [--work FOLDER]
 
 Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
 bootstrap of stays; `ensemble` averages the probabilities of all seeds first. With `--members` each model is an ensemble
-over folds of what is not held out (`members_by=folds`), kept as `<model>_5`; one seed of it is as many trainings. Every
-model's own file lies in the work folder, as do the runs: what is trained already is not trained again, so that an
+over folds of what is not held out (`members_by=folds`), kept as `<model>_5`; one seed of it is as many trainings. With
+`--blend` each network is averaged with trees (`blend=trees`), kept as `<model>_blend`, `<model>_5_blend`. Every model's own file lies in the work folder, as do the runs: what is trained already is not trained again, so that an
 interrupted benchmark goes on, and several processes may each take some of the models. The result holds all models that
 are done.
 """
@@ -42,15 +42,14 @@ def figures(label: NDArray[Any], probability: NDArray[Any], subject: NDArray[Any
     return {**named, "min_se_ppv": challenge_score(label, probability)}
 
 
-def measure(model: str, seeds: list[int], members: int, archive: Path, work: Path) -> dict[str, Any]:
-    """One model over all folds and seeds."""
+def measure(model: str, seeds: list[int], kind: list[str], archive: Path, work: Path) -> dict[str, Any]:
+    """One model over all folds and seeds; `kind` are the words that make it an ensemble or a blend."""
     tables, epochs, seconds = [], [], []
     for seed in seeds:
         parts = []
         for fold in range(FOLDS):
             words = ["experiment=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}"]
-            words += [f"members={members}", "members_by=folds"] if members > 1 else []
-            folder, took = train([*words, f"split.folds={FOLDS}", f"split.fold={fold}"], work)
+            folder, took = train([*words, *kind, f"split.folds={FOLDS}", f"split.fold={fold}"], work)
             parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
             epochs.append(pl.read_csv(folder / "train" / "history.csv").height)  # of the first member
             seconds += [] if took is None else [took]
@@ -81,14 +80,19 @@ def main() -> None:
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--blend", action="store_true")
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2012")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    kind, suffix = [], ""
+    if options.members > 1:
+        kind, suffix = [f"members={options.members}", "members_by=folds"], f"_{options.members}"
+    if options.blend:
+        kind, suffix = [*kind, "blend=trees"], f"{suffix}_blend"
     for model in options.models.split(","):
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-        name = model if options.members == 1 else f"{model}_{options.members}"
-        keep(RESULT, work, name, measure(model, seeds, options.members, options.archive.resolve(), work))
+        keep(RESULT, work, f"{model}{suffix}", measure(model, seeds, kind, options.archive.resolve(), work))
 
 
 if __name__ == "__main__":

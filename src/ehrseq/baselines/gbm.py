@@ -290,7 +290,8 @@ def _import() -> ModuleType:
         import lightgbm
     except (ImportError, OSError) as error:  # OSError: its library needs OpenMP, which a bare system may lack
         raise ConfigError(
-            f"trees (model=gbm, teacher=trees) need LightGBM ({error}); install the extra: pip install 'ehrseq[gbm]'"
+            f"trees (model=gbm, teacher=trees, blend=trees) need LightGBM ({error}); install the extra: "
+            "pip install 'ehrseq[gbm]'"
         ) from error
     module: ModuleType = lightgbm
     return module

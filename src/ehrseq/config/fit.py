@@ -32,6 +32,7 @@ def find_misfit(settings: "Settings") -> str | None:
         or _monitor(settings)
         or _loss(settings)
         or _teacher(settings)
+        or _blend(settings)
         or _forecast(settings)
         or _members(settings)
         or _representation(settings, model)
@@ -54,6 +55,8 @@ def _trees(settings: "Settings", model: "Trees") -> str | None:
         return f"pretrained={settings.pretrained} is for networks, not model={model.name}"
     if settings.trainer.processes > 1:
         return f"model={model.name} grows in one process; use trainer.devices=1"
+    if settings.blend is not None:
+        return f"blend=trees mixes trees into a network, and model={model.name} is trees already; use blend=none"
     if settings.explain.enabled:
         return f"model={model.name} is not a network, which explanations are of; use explain=none"
     return None
@@ -103,6 +106,14 @@ def _teacher(settings: "Settings") -> str | None:
     if settings.loss.focal:
         return f"loss.focal={settings.loss.focal}: teacher=trees tells risks, not a yes or no; use teacher=none"
     return None
+
+
+def _blend(settings: "Settings") -> str | None:
+    """What trees can tell beside a network."""
+    kind = settings.task.target.kind
+    if settings.blend is None or kind in _TREES_LEARN:
+        return None
+    return f"blend=trees learns {', '.join(_TREES_LEARN)} targets, not {kind}; use blend=none"
 
 
 def unused_by(kind: str, loss: "Loss") -> list[str]:

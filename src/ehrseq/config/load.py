@@ -122,8 +122,8 @@ def compose_unresolved(overrides: Sequence[str], extra: Path | None) -> Any:
 # off or without a part in the weights. What data and network are made of is never filled in.
 _GROWING = (
     *("split", "preprocess", "engine", "loader", "loss", "optim", "trainer", "tracking", "evaluate", "explain"),
-    *("audit", "teacher", "compare", "reproduce", "recalibration", "pretrained", "resume", "members", "members_by"),
-    *("run", "output", "force"),
+    *("audit", "teacher", "blend", "compare", "reproduce", "recalibration", "pretrained", "resume"),
+    *("members", "members_by", "run", "output", "force"),
 )
 
 

@@ -193,6 +193,14 @@ class Teacher(Section):
     booster: AnyComponent
 
 
+class Blend(Section):
+    """Trees whose predictions are mixed into those of the network, see `ehrseq.workflows.scorers.BlendScorer`."""
+
+    weight: Annotated[float, Field(gt=0, lt=1)]
+    summary: SummaryConfig
+    booster: AnyComponent
+
+
 def _kind_of_model(value: Any) -> str:
     """Which branch of `AnyModel` a model is of."""
     is_trees = "booster" in value if isinstance(value, dict) else isinstance(value, Trees)
@@ -384,6 +392,7 @@ class Settings(Section):
     model: AnyModel
     optim: Optim
     teacher: Teacher | None
+    blend: Blend | None
     loss: Loss
     trainer: Trainer
     tracking: Tracking

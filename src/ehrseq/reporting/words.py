@@ -72,10 +72,12 @@ def column_in_words(column: str) -> str:
 
 
 def model_in_words(config: Mapping[str, Any]) -> str:
-    """The name of a run's model, who taught it, and what it learned beside its target; trees learn from neither."""
+    """The name of a run's model, who taught it, what it learned beside its target and what it is averaged with."""
     name: str = config["model"]["name"]
     if "booster" in config["model"]:
         return name
     beside = ", ".join(part.replace("_", " ") for part in config["task"].get("auxiliary") or {})
     taught = ", taught by trees" if config.get("teacher") is not None else ""
-    return f"{name}{taught}{f', learned beside: {beside}' if beside else ''}"
+    blend = config.get("blend")
+    blended = f", averaged with trees (weight {blend['weight']:g})" if blend is not None else ""
+    return f"{name}{taught}{f', learned beside: {beside}' if beside else ''}{blended}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ehrseq.config.component import Component, is_allowed
 from ehrseq.config.components import JoinedLabels
 from ehrseq.config.fit import PLAIN_LOSS
-from ehrseq.config.schema import AnyModel, Loss, Optim, Task, Teacher, Trees
+from ehrseq.config.schema import AnyModel, Blend, Loss, Optim, Task, Teacher, Trees
 from ehrseq.config.targets import ForecastTarget, Part, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
@@ -171,7 +171,7 @@ def build_model(
     return SequenceModel(*blocks, config.hidden_dropout, beside)
 
 
-def build_booster(config: Trees | Teacher, target: Target) -> "GradientBoosting":
+def build_booster(config: Trees | Teacher | Blend, target: Target) -> "GradientBoosting":
     """The trees, still to be fitted or loaded.
 
     Args:
@@ -180,8 +180,8 @@ def build_booster(config: Trees | Teacher, target: Target) -> "GradientBoosting"
     """
     from ehrseq.baselines import GradientBoosting
 
-    key = "model.booster" if isinstance(config, Trees) else "teacher.booster"
-    return build(config.booster, key, GradientBoosting, target=target)
+    key = {Trees: "model", Teacher: "teacher", Blend: "blend"}[type(config)]
+    return build(config.booster, f"{key}.booster", GradientBoosting, target=target)
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

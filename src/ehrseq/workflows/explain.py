@@ -85,6 +85,8 @@ def run(settings: Settings, prepared: Prepared, trained: TrainedRun) -> Explaine
     if not settings.force and is_current(folder, key):
         say(f"explain: {folder} is up to date")
         return _read(folder)
+    if trained.settings.blend is not None:
+        say("explain: of the blend the network is explained, not the trees")
     work = _Work.begin(settings, prepared, trained)
     with atomic_folder(folder) as staging:
         scores = work.look(staging)

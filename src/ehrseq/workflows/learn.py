@@ -1,21 +1,21 @@
 """The part of a training that the real run and its controls share: settings and a store in, best weights out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.schema import Blend, Settings, Trees
 from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
 from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
 from ehrseq.workflows.engine import keep_freed_memory
 from ehrseq.workflows.member_folds import MemberFolds
-from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
+from ehrseq.workflows.scorers import BlendScorer, EnsembleScorer, Scorer, TreesScorer, network_scorer
 from ehrseq.workflows.teacher import teach
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def learn_model(
     report: Callable[[str], None] | None = None,
     start: "Start | None" = None,
 ) -> Learned:
-    """Train what the settings name: a network (`learn`) or trees (`learn_trees`)."""
+    """Train what the settings name: a network (`learn`), trees (`learn_trees`), or both, to be averaged."""
     if isinstance(settings.model, Trees):
         return learn_trees(settings, settings.model, store, sink, report)
     from safetensors.torch import save_file
@@ -123,12 +123,26 @@ def learn_model(
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
 
-    return Learned(network_scorer(model, settings), write, fitted.epoch, fitted.epochs, fitted.score)
+    network = Learned(network_scorer(model, settings), write, fitted.epoch, fitted.epochs, fitted.score)
+    return network if settings.blend is None else _blend(network, settings, settings.blend, store, report)
+
+
+def _blend(
+    network: Learned, settings: Settings, config: Blend, store: Store, report: Callable[[str], None] | None
+) -> Learned:
+    """The network with trees of the same histories beside it; its epochs and score stay the network's."""
+    trees = learn_trees(settings, config, store, lambda *_: None, report)
+
+    def write(target: Path) -> None:
+        network.write(target)
+        trees.write(target)
+
+    return replace(network, scorer=BlendScorer(network.scorer, trees.scorer, config.weight), write=write)
 
 
 def learn_trees(
     settings: Settings,
-    config: Trees,
+    config: Trees | Blend,
     store: Store,
     sink: "MetricSink",
     report: Callable[[str], None] | None = None,
@@ -137,7 +151,7 @@ def learn_trees(
 
     Args:
         settings: `seed`, `trainer.monitor` and `loss.class_weight` are used.
-        config: `settings.model`.
+        config: `settings.model` or `settings.blend`.
         store: The data; its labels are what is learned.
         sink: Receives the figures, every ten trees.
         report: Prints a line now and then.

@@ -4,6 +4,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
-from ehrseq.config.schema import Loader, Settings, Trainer, Trees
+from ehrseq.config.schema import Blend, Loader, Settings, Trainer, Trees
 from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest
@@ -23,7 +24,7 @@ from ehrseq.workflows.build import build_booster, build_model
 from ehrseq.workflows.learn import IMPORTANCE, WEIGHTS, member_folder, member_folds
 from ehrseq.workflows.prepare import PREPROCESSOR, Prepared
 from ehrseq.workflows.recalibration import CALIBRATION, apply_calibrators, read_calibrators
-from ehrseq.workflows.scorers import EnsembleScorer, Scorer, TreesScorer, network_scorer
+from ehrseq.workflows.scorers import BlendScorer, EnsembleScorer, Scorer, TreesScorer, network_scorer
 
 if TYPE_CHECKING:
     from ehrseq.nn import SequenceModel
@@ -53,6 +54,8 @@ def train_key(settings: Settings, prepared: Prepared) -> dict[str, Any]:
         plain.append({"outputs": settings.outputs})
         if settings.teacher is not None:
             plain.append({"teacher": settings.teacher.plain()})
+        if settings.blend is not None:
+            plain.append({"blend": settings.blend.plain()})
     key: dict[str, Any] = {"store": prepared.digest, "config": digest_json(plain), "seed": settings.seed}
     if settings.members > 1:
         key["members"] = settings.members
@@ -122,19 +125,24 @@ class TrainedRun:
         return read_calibrators(read_json(path)) if path.is_file() else {}
 
     def scorer(self) -> Scorer:
-        """The network or the trees, or all members of an ensemble, ready to score histories."""
+        """The network, the trees or both, or all members of an ensemble, ready to score histories."""
         members = tuple(self._member(number) for number in range(self.settings.members))
         return members[0] if len(members) == 1 else EnsembleScorer(members, member_folds(self.settings))
 
     def _member(self, number: int) -> Scorer:
-        if isinstance(self.settings.model, Trees):
-            booster = build_booster(self.settings.model, self.target())
-            booster.load(member_folder(self.folder / TRAIN, number))
-            return TreesScorer(booster, self.settings.model.summary)
-        return network_scorer(self.model(number), self.settings)
+        model, blend = self.settings.model, self.settings.blend
+        if isinstance(model, Trees):
+            return self._trees(number, model)
+        network = network_scorer(self.model(number), self.settings)
+        return network if blend is None else BlendScorer(network, self._trees(number, blend), blend.weight)
+
+    def _trees(self, number: int, config: Trees | Blend) -> Scorer:
+        booster = build_booster(config, self.target())
+        booster.load(member_folder(self.folder / TRAIN, number))
+        return TreesScorer(booster, config.summary)
 
     def model(self, member: int = 0) -> "SequenceModel":
-        """The network with its best weights; of an ensemble, one member.
+        """The network with its best weights; of an ensemble, one member; of a blend, without the trees.
 
         Raises:
             RunError: If this is a run of trees.
@@ -176,8 +184,9 @@ def open_run(folder: Path) -> TrainedRun:
         raise RunError(f"{folder} is not a run folder with a finished training (no {TRAIN}/manifest.json)")
     settings = read_settings(folder / TRAIN / CONFIG, of_run=True)
     digests = []
-    for number in range(settings.members):
-        weights = member_folder(folder / TRAIN, number) / (TREES if isinstance(settings.model, Trees) else WEIGHTS)
+    names = [TREES] if isinstance(settings.model, Trees) else [WEIGHTS, *([] if settings.blend is None else [TREES])]
+    for number, name in product(range(settings.members), names):
+        weights = member_folder(folder / TRAIN, number) / name
         digests.append(digest_file(weights) if weights.is_file() else "missing")
         if digests[-1] != manifest["files"].get(weights.relative_to(folder / TRAIN).as_posix()):
             raise RunError(f"{weights} is not what the training wrote (digest {digests[-1][:16]}); train again")

@@ -157,6 +157,26 @@ class EnsembleScorer:
         return each
 
 
+@dataclass(frozen=True)
+class BlendScorer:
+    """A network and trees, whose predictions are averaged.
+
+    Attributes:
+        network: The one.
+        trees: The other.
+        weight: Of the trees; the network has the rest.
+    """
+
+    network: Scorer
+    trees: Scorer
+    weight: float
+
+    def score(self, store: Store, samples: NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+        """The weighted mean of both, (M, P); see `Scorer`."""
+        network, trees = (scorer.score(store, samples, settings) for scorer in (self.network, self.trees))
+        return (1 - self.weight) * network + self.weight * trees
+
+
 def score_members(
     scorer: Scorer, store: Store, samples: NDArray[np.int64], settings: Settings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:

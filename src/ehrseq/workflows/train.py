@@ -38,7 +38,7 @@ def run(
 ) -> TrainedRun:
     """Train, or find the training done.
 
-    Writes `train/`: weights (safetensors), or trees (text) and the gain of each feature; settings, fitted
+    Writes `train/`: weights (safetensors), trees (text) and the gain of each feature; settings, fitted
     preprocessing, how its risks can be mended, what the data were made from, history of the figures, environment.
     Meanwhile `checkpoints/` holds what a killed training goes on from.
 
