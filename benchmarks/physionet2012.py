@@ -6,7 +6,8 @@
 Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
 bootstrap of stays; `ensemble` averages the probabilities of all seeds first. With `--members` each model is an ensemble
 over folds of what is not held out (`members_by=folds`), kept as `<model>_5`; one seed of it is as many trainings. With
-`--blend` each network is averaged with trees (`blend=trees`), kept as `<model>_blend`, `<model>_5_blend`. Every model's own file lies in the work folder, as do the runs: what is trained already is not trained again, so that an
+`--blend` each network is averaged with trees (`blend=trees`), kept as `<model>_blend` or `<model>_5_blend`. Every
+model's own file lies in the work folder, as do the runs: what is trained already is not trained again, so that an
 interrupted benchmark goes on, and several processes may each take some of the models. The result holds all models that
 are done.
 """
