@@ -136,6 +136,27 @@ def test_what_is_not_compiled_for_is_read_by_torch(encoder: LSTMEncoder | GRUEnc
     assert near(found, exact)
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", ["gru", "gru_d"])
+def test_mixed_precision_around_it_changes_no_bit(kind: str, half: bool) -> None:
+    torch.manual_seed(0)
+    net, x = GRU(5, 32, batch_first=True), torch.randn(3, 6, 5).bfloat16()
+    gamma = torch.rand(3, 6, 32)
+    read_by, recurrent, bias, _ = weights = list[Tensor](net.parameters())
+
+    def read(steps: Tensor) -> Tensor:
+        return net(steps)[0] if kind == "gru" else read_grud(steps, read_by, recurrent, bias, gamma)
+
+    whole = read(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = read(x if half else x.float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, whole)
+    used = weights if kind == "gru" else weights[:3]
+    pairs = zip(gradients(found, used), gradients(whole, used), strict=True)
+    assert all(torch.equal(mixed, plain) for mixed, plain in pairs)
+
+
 @pytest.mark.parametrize("kind", NETS)
 def test_what_fades_on_the_way_back_is_zero_and_torch_keeps_its_small_numbers(kind: str) -> None:
     """A processor takes a hundred times as long for numbers under 1e-38, which long histories make many of."""
