@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 	@echo "Look at it: make ui, then open http://127.0.0.1:5000"
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -q -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder --durations=25
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
