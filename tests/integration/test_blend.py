@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def test_it_predicts_the_weighted_mean_of_what_both_are_alone(members: tuple[str
     assert np.abs(alone - trees).max() > 1e-3
 
 
+def test_without_lightgbm_it_ends_before_the_network_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(ConfigError, match=r"blend=trees\) need LightGBM .*; install the extra: pip install"):
+        run(*BLEND, at=tmp_path)
+    assert "first step done" not in capsys.readouterr().err
+    monkeypatch.undo()
+    run(*BLEND, at=tmp_path)
+    assert "first step done" in capsys.readouterr().err
+
+
 def test_of_a_number_the_mean_is_taken_in_its_unit(test_data: Path, tmp_path: Path) -> None:
     words = ["source=meds", f"source.path={test_data / 'mimic-iv-demo-meds'}", "task=length_of_stay"]
     words += ["split.method=source", "representation=timepoints"]
@@ -81,18 +94,13 @@ def test_an_ensemble_over_folds_is_kept_whole_and_predicts_nobody_that_its_membe
 def test_by_the_command_it_is_explained_as_the_network_and_the_control_learns_nothing(
     tmp_path: Path, ehrseq: Command
 ) -> None:
-    words = (
-        "source.n_subjects=600",
-        *BLEND,
-        "trainer.max_epochs=2",
-        "trainer.accelerator=cpu",
-        "evaluate.replicates=0",
-    )
+    words = ("source.n_subjects=600", *BLEND, "trainer.max_epochs=2", "trainer.accelerator=cpu")
+    words += ("evaluate.replicates=0", "evaluate.figures=false")
     few = ("explain.samples=16", "explain.judged=8", "explain.timelines=0", "audit.shuffled_labels=true")
     done = ehrseq("train", *words, *few, "paths.runs=one", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "explain: of the blend the network is explained, not the trees" in done.stderr
-    again = ehrseq("train", *words, *few, "paths.runs=two", cwd=tmp_path)
+    again = ehrseq("train", *words, "explain=none", "paths.runs=two", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     one, two = (next((tmp_path / name).iterdir()) for name in ("one", "two"))
     for name in ("model.safetensors", "trees.txt"):

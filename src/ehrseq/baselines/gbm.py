@@ -113,7 +113,7 @@ class GradientBoosting:
             ConfigError: If LightGBM is not installed.
             TrainingError: If the outcomes are none of the target, or all the same.
         """
-        lightgbm = _import()
+        lightgbm = import_lightgbm()
         for name, (_, outcome) in (("train", train), ("tuning", tuning)):
             self._check(outcome[:, 0], name)
         watched = monitor.removeprefix("tuning/")
@@ -206,7 +206,7 @@ class GradientBoosting:
             ConfigError: If LightGBM is not installed.
             RunError: If the file cannot be read.
         """
-        lightgbm = _import()
+        lightgbm = import_lightgbm()
         try:
             text = (folder / FILE).read_text(encoding="utf-8")
             booster: Booster = lightgbm.Booster(model_str=text)
@@ -280,8 +280,8 @@ def _figures(environment: "CallbackEnv") -> dict[str, float]:
     return figures
 
 
-def _import() -> ModuleType:
-    """LightGBM.
+def import_lightgbm() -> ModuleType:
+    """LightGBM, an extra.
 
     Raises:
         ConfigError: If it is not installed.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ehrseq.baselines import import_lightgbm
 from ehrseq.config.schema import Blend, Settings, Trees
 from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
 from ehrseq.errors import DataError
@@ -118,13 +119,20 @@ def learn_model(
         return learn_trees(settings, settings.model, store, sink, report)
     from safetensors.torch import save_file
 
+    from ehrseq.training.ranks import rank
+
+    if settings.blend is not None:
+        import_lightgbm()  # that it is missing is told before the network has learned
     model, fitted = learn(settings, store, folder, sink, report, start)
 
     def write(target: Path) -> None:
         save_file(model.state_dict(), target / WEIGHTS)
 
     network = Learned(network_scorer(model, settings), write, fitted.epoch, fitted.epochs, fitted.score)
-    return network if settings.blend is None else _blend(network, settings, settings.blend, store, report)
+    # The first of several processes alone writes, and so needs trees.
+    if settings.blend is None or rank() > 0:
+        return network
+    return _blend(network, settings, settings.blend, store, report)
 
 
 def _blend(
