@@ -10,10 +10,11 @@ import lightgbm
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from ehrseq.config.load import load_settings
-from ehrseq.config.schema import Settings
+from ehrseq.config.schema import Settings, Teacher
 from ehrseq.data.summary import summarise
 from ehrseq.errors import ConfigError
 from ehrseq.nn.objectives.categories import BinaryObjective
@@ -40,7 +41,7 @@ def store(settings: Settings) -> Store:
     return prepare.run(settings).open()
 
 
-def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings, store: Store) -> None:
+def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings, store: Store, tmp_path: Path) -> None:
     teacher = settings.teacher
     assert teacher is not None
     train, tuning = store.samples("train"), store.samples("tuning")
@@ -65,13 +66,53 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
                 callbacks=[lightgbm.early_stopping(20, verbose=False)],
             )
             told[repeat, fold == number] = booster.predict(read[fold == number], num_iteration=booster.best_iteration)
-    label = teach(teacher, store, settings.seed).arrays.sample_label[:, 0]
+    label = teach(teacher, store, settings.seed, tmp_path).arrays.sample_label[:, 0]
     np.testing.assert_allclose(label[train], 0.4 * outcome[train] + 0.6 * told.mean(axis=0), atol=1e-6)
     rest = np.setdiff1d(np.arange(len(label)), train)
     np.testing.assert_array_equal(label[rest], outcome[rest])
 
 
-def test_outcomes_that_are_not_known_are_told_nothing_of(settings: Settings, store: Store) -> None:
+def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings, store: Store, tmp_path: Path) -> None:
+    teacher = settings.teacher
+    assert teacher is not None
+
+    def told(teacher: Teacher, store: Store, seed: int) -> tuple[NDArray[np.float32], str]:
+        lines: list[str] = []
+        taught = teach(teacher, store, seed, tmp_path, lines.append).arrays.sample_label[:, 0]
+        return taught, lines[0].rpartition(", ")[2]
+
+    first = told(teacher, store, 1)
+    again = told(teacher, store, 1)
+    assert (first[1], again[1]) == ("grown on other subjects", "told before")
+    np.testing.assert_array_equal(first[0], again[0])
+    lighter, how = told(teacher.model_copy(update={"weight": 0.3}), store, 1)
+    outcome = store.arrays.sample_label[:, 0]
+    assert how == "told before"
+    np.testing.assert_allclose(lighter - outcome, (first[0] - outcome) / 2, atol=1e-6)
+    (file,) = (tmp_path / "teachers").iterdir()
+
+    # Anything that trees read makes another lesson.
+    permuted = store.arrays.sample_label.copy()
+    permuted[store.samples("train")] = permuted[store.samples("train")][::-1]
+    folds = MemberFolds(3, 0).store_of(store, 0)
+    for other in (
+        told(teacher, store, 2),
+        told(teacher.model_copy(update={"repeats": 1}), store, 1),
+        told(teacher, replace(store, arrays=replace(store.arrays, sample_label=permuted)), 1),
+        told(teacher, folds, 1),
+    ):
+        assert other[1] == "grown on other subjects"
+    assert len(list((tmp_path / "teachers").iterdir())) == 5
+
+    # A file that was cut short, or holds something else, is not believed.
+    for content in (b"", file.read_bytes()[:200], b"no array"):
+        file.write_bytes(content)
+        mended, how = told(teacher, store, 1)
+        assert how == "grown on other subjects"
+        np.testing.assert_array_equal(mended, first[0])
+
+
+def test_outcomes_that_are_not_known_are_told_nothing_of(settings: Settings, store: Store, tmp_path: Path) -> None:
     teacher = settings.teacher
     assert teacher is not None
     arrays = store.arrays
@@ -79,7 +120,7 @@ def test_outcomes_that_are_not_known_are_told_nothing_of(settings: Settings, sto
     label = arrays.sample_label.copy()
     label[unknown, 0] = np.nan
     hidden = replace(store, arrays=replace(arrays, sample_label=label))
-    taught = teach(teacher, hidden, settings.seed).arrays.sample_label[:, 0]
+    taught = teach(teacher, hidden, settings.seed, tmp_path).arrays.sample_label[:, 0]
     np.testing.assert_array_equal(np.isnan(taught), np.isnan(label[:, 0]))
 
 

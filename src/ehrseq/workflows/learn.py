@@ -283,7 +283,7 @@ def set_up(
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     target = read_target(store.meta["target"])
     if settings.teacher is not None:
-        store = teach(settings.teacher, store, settings.seed, report)
+        store = teach(settings.teacher, store, settings.seed, Path(settings.paths.data), report)
     horizon = target.horizon if isinstance(target, ForecastTarget) else None
     representation = represent(store, settings.representation, settings.outputs, horizon)
     cache = settings.loader.cache_gib / 2

@@ -1,19 +1,26 @@
 """Learning from trees: what they say of histories of `train` that they have not seen, beside the outcomes."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
+from ehrseq.baselines import import_lightgbm
 from ehrseq.config.schema import Teacher
 from ehrseq.config.targets import BinaryTarget
+from ehrseq.files import atomic_file, digest_json
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster
 from ehrseq.workflows.member_folds import MemberFolds
 
+_FOLDER = "teachers"
 
-def teach(teacher: Teacher, store: Store, seed: int, report: Callable[[str], None] | None = None) -> Store:
+
+def teach(teacher: Teacher, store: Store, seed: int, data: Path, report: Callable[[str], None] | None = None) -> Store:
     """The store as the network is shown it: risks that trees tell are mixed into the (first) outcome of `train`.
 
     Distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"): of an outcome y and a risk r the
@@ -22,43 +29,100 @@ def teach(teacher: Teacher, store: Store, seed: int, report: Callable[[str], Non
     of what they have seen, trees say little more than the outcome itself. As with networks, `tuning` decides when they
     stop growing; its outcomes stay as they are.
 
+    What trees tell depends on nothing but what they read, and is remembered by its digest: networks that are compared
+    on the same folds have one teacher.
+
     Args:
         teacher: How trees grow, and how much they count.
         store: The data; where an outcome is not known, nothing is told.
         seed: Of the trees and of the folds.
+        data: The folder of all data, where risks are remembered.
         report: Prints a line.
 
     Raises:
         ConfigError: If LightGBM is not installed.
         TrainingError: If the outcomes that trees would grow on are all the same.
     """
-    risk = np.mean([_cross_fit(teacher, store, seed + number) for number in range(teacher.repeats)], axis=0)
+    lesson = _Lesson.of(teacher, store, seed)
+    path = data / _FOLDER / f"{lesson.digest(teacher)}.npy"
+    risk = _recall(path, len(lesson.read))
+    how = "told before" if risk is not None else "grown on other subjects"
+    if risk is None:
+        risk = np.mean([lesson.cross_fit(teacher, number) for number in range(teacher.repeats)], axis=0)
+        with atomic_file(path) as staging:
+            np.save(staging, risk)
     train = store.samples("train")
     label = store.arrays.sample_label.copy()
     label[train, 0] += teacher.weight * (risk - label[train, 0])
     if report:
-        report(f"train: trees told their risks of {len(train):,} histories, grown on other subjects")
+        report(f"train: trees told their risks of {len(train):,} histories, {how}")
     return replace(store, arrays=replace(store.arrays, sample_label=label))
 
 
-def _cross_fit(teacher: Teacher, store: Store, seed: int) -> NDArray[np.float64]:
-    """The risk of each sample of `train`, (M,), told by trees grown on the folds that its subject is not in."""
-    from ehrseq.data.summary import summarise
+def _recall(path: Path, samples: int) -> NDArray[np.float64] | None:
+    """Risks that were told before; None where there are none, or the file is damaged."""
+    with suppress(OSError, ValueError, EOFError):
+        risk = np.load(path, allow_pickle=False)
+        if risk.shape == (samples,):
+            return np.asarray(risk, np.float64)
+    return None
 
-    train, tuning = store.samples("train"), store.samples("tuning")
-    outcome = store.arrays.sample_label[:, :1]
-    (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (train, tuning))
-    is_known, is_watched = (~np.isnan(outcome[samples, 0]) for samples in (train, tuning))
-    fold = MemberFolds(teacher.folds, seed).of_samples(store)[train]
-    risk = np.empty(len(train))
-    for number in range(teacher.folds):
-        grown = (fold != number) & is_known
-        trees = build_booster(teacher, BinaryTarget(kind="binary"))
-        trees.fit(
-            (read[grown], outcome[train[grown]]),
-            (watched[is_watched], outcome[tuning[is_watched]]),
-            monitor="tuning/loss",
-            seed=seed,
-        )
-        risk[fold == number] = trees.predict(read[fold == number])[:, 0]
-    return risk
+
+@dataclass(frozen=True)
+class _Lesson:
+    """All that trees read.
+
+    Attributes:
+        read: Features of `train`, (M, K).
+        outcome: Of `train`, (M, 1); NaN where it is not known.
+        watched: Features of those of `tuning` whose outcome is known, (N, K).
+        watched_outcome: Theirs, (N, 1).
+        folds: By repeat, the fold of each sample of `train`, (R, M).
+        seed: Of the first repeat; each has another.
+    """
+
+    read: NDArray[np.float32]
+    outcome: NDArray[np.float32]
+    watched: NDArray[np.float32]
+    watched_outcome: NDArray[np.float32]
+    folds: NDArray[np.int64]
+    seed: int
+
+    @classmethod
+    def of(cls, teacher: Teacher, store: Store, seed: int) -> "_Lesson":
+        from ehrseq.data.summary import summarise
+
+        train, tuning = store.samples("train"), store.samples("tuning")
+        outcome = store.arrays.sample_label[:, :1]
+        tuning = tuning[~np.isnan(outcome[tuning, 0])]
+        (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (train, tuning))
+        dealt = [
+            MemberFolds(teacher.folds, seed + number).of_samples(store)[train] for number in range(teacher.repeats)
+        ]
+        return cls(read, outcome[train], watched, outcome[tuning], np.stack(dealt), seed)
+
+    def digest(self, teacher: Teacher) -> str:
+        """Of everything that decides what trees tell: equal digests, equal risks."""
+        # What trees say does not depend on how much it will count.
+        how = {**teacher.plain(), "weight": None, "seed": self.seed, "lightgbm": import_lightgbm().__version__}
+        total = blake3(digest_json(how).encode())
+        for array in (self.read, self.outcome, self.watched, self.watched_outcome, self.folds):
+            total.update(f"{array.dtype}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+        return str(total.hexdigest()[:32])
+
+    def cross_fit(self, teacher: Teacher, number: int) -> NDArray[np.float64]:
+        """The risk of each sample of `train`, (M,), told by trees grown on the folds that its subject is not in."""
+        fold, is_known = self.folds[number], ~np.isnan(self.outcome[:, 0])
+        risk = np.empty(len(self.read))
+        for own in range(teacher.folds):
+            grown = (fold != own) & is_known
+            trees = build_booster(teacher, BinaryTarget(kind="binary"))
+            trees.fit(
+                (self.read[grown], self.outcome[grown]),
+                (self.watched, self.watched_outcome),
+                monitor="tuning/loss",
+                seed=self.seed + number,
+            )
+            risk[fold == own] = trees.predict(self.read[fold == own])[:, 0]
+        return risk
