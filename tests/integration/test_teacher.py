@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from ehrseq.config.load import load_settings
 from ehrseq.config.schema import Settings, Teacher
+from ehrseq.config.targets import SeveralTarget, columns_of
 from ehrseq.data.summary import summarise
 from ehrseq.errors import ConfigError
-from ehrseq.nn.objectives.categories import BinaryObjective
+from ehrseq.nn import Told, make_objective
+from ehrseq.nn.objectives import BinaryObjective
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.member_folds import MemberFolds
@@ -66,10 +68,12 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
                 callbacks=[lightgbm.early_stopping(20, verbose=False)],
             )
             told[repeat, fold == number] = booster.predict(read[fold == number], num_iteration=booster.best_iteration)
-    label = teach(teacher, store, settings.seed, tmp_path).arrays.sample_label[:, 0]
-    np.testing.assert_allclose(label[train], 0.4 * outcome[train] + 0.6 * told.mean(axis=0), atol=1e-6)
-    rest = np.setdiff1d(np.arange(len(label)), train)
-    np.testing.assert_array_equal(label[rest], outcome[rest])
+    taught, teaching = teach(teacher, store, settings.seed, tmp_path)
+    logit, risk = taught.arrays.sample_auxiliary[:, -1], told.mean(axis=0)
+    np.testing.assert_allclose(logit[train], np.log(risk / (1 - risk)), atol=1e-5)
+    assert np.isnan(np.delete(logit, train)).all()
+    np.testing.assert_array_equal(taught.arrays.sample_label, store.arrays.sample_label)
+    assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
 
 
 def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings, store: Store, tmp_path: Path) -> None:
@@ -78,17 +82,16 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
 
     def told(teacher: Teacher, store: Store, seed: int) -> tuple[NDArray[np.float32], str]:
         lines: list[str] = []
-        taught = teach(teacher, store, seed, tmp_path, lines.append).arrays.sample_label[:, 0]
-        return taught, lines[0].rpartition(", ")[2]
+        taught, _ = teach(teacher, store, seed, tmp_path, lines.append)
+        return taught.arrays.sample_auxiliary[:, -1], lines[0].rpartition(", ")[2]
 
     first = told(teacher, store, 1)
     again = told(teacher, store, 1)
     assert (first[1], again[1]) == ("grown on other subjects", "told before")
     np.testing.assert_array_equal(first[0], again[0])
     lighter, how = told(teacher.model_copy(update={"weight": 0.3}), store, 1)
-    outcome = store.arrays.sample_label[:, 0]
     assert how == "told before"
-    np.testing.assert_allclose(lighter - outcome, (first[0] - outcome) / 2, atol=1e-6)
+    np.testing.assert_array_equal(lighter, first[0])
     (file,) = (tmp_path / "teachers").iterdir()
 
     # Anything that trees read makes another lesson.
@@ -112,29 +115,64 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
         np.testing.assert_array_equal(mended, first[0])
 
 
-def test_outcomes_that_are_not_known_are_told_nothing_of(settings: Settings, store: Store, tmp_path: Path) -> None:
+def test_outcomes_that_are_not_known_teach_no_trees(settings: Settings, store: Store, tmp_path: Path) -> None:
     teacher = settings.teacher
     assert teacher is not None
-    arrays = store.arrays
-    unknown = np.concatenate([store.samples(split)[::5] for split in ("train", "tuning")])
-    label = arrays.sample_label.copy()
-    label[unknown, 0] = np.nan
-    hidden = replace(store, arrays=replace(arrays, sample_label=label))
-    taught = teach(teacher, hidden, settings.seed, tmp_path).arrays.sample_label[:, 0]
-    np.testing.assert_array_equal(np.isnan(taught), np.isnan(label[:, 0]))
+    label = store.arrays.sample_label.copy()
+    for split in ("train", "tuning"):
+        label[store.samples(split)[::5], 0] = np.nan  # which trees would refuse to grow on
+    taught, _ = teach(teacher, replace(store, arrays=replace(store.arrays, sample_label=label)), 0, tmp_path)
+    np.testing.assert_array_equal(taught.arrays.sample_label, label)
+    assert np.isfinite(taught.arrays.sample_auxiliary[store.samples("train"), -1]).all()
 
 
-def test_the_loss_is_the_weighted_sum_of_both(settings: Settings) -> None:
+@pytest.mark.parametrize(("words", "shift"), [([], 0.0), (["loss.class_weight=5"], np.log(5.0))])
+def test_the_loss_is_that_of_the_outcome_and_the_distance_of_logits(words: list[str], shift: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    logit = torch.randn(200, 1, generator=generator, dtype=torch.float64)
+    logit, told = torch.randn(2, 200, 1, generator=generator, dtype=torch.float64)
     outcome = (torch.rand(200, 1, generator=generator) < 0.3).double()
-    risk = torch.rand(200, 1, generator=generator).double()
+    told[::4] = torch.nan  # a teacher who is silent
+    outcome[::7] = torch.nan
+    objective = BinaryObjective(1, load_settings(words).loss).double()
+    objective.fit(outcome.numpy())
+    total = 0.0
+    for z, y, r in zip(logit.flatten().tolist(), outcome.flatten().tolist(), told.flatten().tolist(), strict=True):
+        if not np.isnan(y):
+            p = 1 / (1 + np.exp(-z))
+            own = -(np.exp(shift) * y * np.log(p) + (1 - y) * np.log(1 - p))
+            total += own if np.isnan(r) else 0.4 * own + 0.6 * 0.1 * (z - r - shift) ** 2 / 2
+    terms, counts = objective.terms(logit, outcome, Told(told, 0.6, 0.1))
+    known = int((~outcome.isnan()).sum())
+    assert counts.tolist() == [known]
+    assert float(terms.sum()) == pytest.approx(total / known, abs=1e-12)
+    assert float(objective.terms(logit, outcome)[0]) == pytest.approx(float(objective.loss(logit, outcome)), abs=1e-12)
+
+
+def test_near_the_teacher_it_is_cross_entropy_against_its_risks(settings: Settings) -> None:
+    risk = torch.full((1, 1), 0.2, dtype=torch.float64)
+    teacher = risk.logit()
     objective = BinaryObjective(1, settings.loss)
-    apart = [functional.binary_cross_entropy(logit.sigmoid(), truth) for truth in (outcome, risk)]
-    together = objective.loss(logit, 0.4 * outcome + 0.6 * risk)
-    assert float(together) == pytest.approx(float(0.4 * apart[0] + 0.6 * apart[1]), abs=1e-12)
-    objective.fit(np.array([[0.1], [0.6], [np.nan], [0.2]], np.float32))
-    assert float(objective.get_buffer("prior")) == pytest.approx(np.log(0.9 / 2.1), abs=1e-6)
+    for step in (-0.02, 0.01):
+        student = teacher + step
+        apart = functional.binary_cross_entropy_with_logits(student, risk)
+        apart -= functional.binary_cross_entropy_with_logits(teacher, risk)
+        told = Told(teacher, 1.0, float(risk * (1 - risk)))
+        assert float(objective.terms(student, risk.round(), told)[0]) == pytest.approx(float(apart), rel=0.01)
+
+
+def test_of_several_targets_the_first_is_taught(settings: Settings) -> None:
+    words = ["task=mortality_and_stay", "teacher=trees"]
+    target = load_settings(words).task.target
+    assert isinstance(target, SeveralTarget)
+    objective = make_objective(target, settings.loss)
+    generator = torch.Generator().manual_seed(1)
+    output = torch.randn(50, objective.outputs, generator=generator)
+    columns = sum(part.outcomes.stop - part.outcomes.start for part in columns_of(target.parts))
+    outcome = (torch.rand(50, columns, generator=generator) < 0.5).float()
+    plain, _ = objective.terms(output, outcome)
+    taught, _ = objective.terms(output, outcome, Told(torch.zeros(50, 1), 0.5, 0.25))
+    assert float(taught[0]) != pytest.approx(float(plain[0]), rel=1e-3)
+    torch.testing.assert_close(taught[1:], plain[1:])
 
 
 def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:

@@ -27,7 +27,7 @@ from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import attention_divergence, last_state, masked_softmax, reverse_by_length, step_mask
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel, read_batch
 from ehrseq.nn.next_values import NextValues
-from ehrseq.nn.objectives import ForecastObjective, Objective, SeveralObjective, make_objective
+from ehrseq.nn.objectives import ForecastObjective, Objective, SeveralObjective, Told, make_objective
 from ehrseq.nn.pooling import (
     AttentionPooling,
     LastPooling,
@@ -81,6 +81,7 @@ __all__ = [
     "SummaryNetwork",
     "TLSTMEncoder",
     "TimepointEmbedding",
+    "Told",
     "TransformerEncoder",
     "XLSTMEncoder",
     "attention_divergence",

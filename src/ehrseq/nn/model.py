@@ -14,7 +14,7 @@ from ehrseq.nn.embedding import Embedding
 from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import Head
 from ehrseq.nn.next_values import NextValues
-from ehrseq.nn.objectives import Objective, SeveralObjective
+from ehrseq.nn.objectives import Objective, SeveralObjective, Told
 from ehrseq.nn.pooling import Pooling
 from ehrseq.nn.summary import SummaryNetwork
 
@@ -203,16 +203,18 @@ class SequenceModel(nn.Module):
         steps: Tensor = self.embedding(**read_batch(inputs, self.embedding.reads + given))
         return steps
 
-    def terms(self, opinions: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, opinions: Tensor, outcome: Tensor, told: Told | None = None) -> tuple[Tensor, Tensor]:
         """The loss of all opinions, in parts, and of how many outcomes each is the mean, see `Objective.terms`.
 
         Args:
             opinions: (N, M, O).
             outcome: (N, L), NaN where unknown.
+            told: What a teacher says of them.
         """
-        if opinions.shape[1] > 1:
-            outcome = outcome.repeat_interleave(opinions.shape[1], dim=0)
-        return self.objective.terms(opinions.flatten(0, 1), outcome)
+        if (members := opinions.shape[1]) > 1:
+            outcome = outcome.repeat_interleave(members, dim=0)
+            told = told and told._replace(logit=told.logit.repeat_interleave(members, dim=0))
+        return self.objective.terms(opinions.flatten(0, 1), outcome, told)
 
     def auxiliary_loss(self, outputs: Tensor, outcome: Tensor) -> Tensor:
         """The weighted sum of the losses of the auxiliary targets, a scalar; 0 where there is none.

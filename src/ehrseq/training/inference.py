@@ -56,6 +56,12 @@ def auxiliary_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, 
     return prediction.auxiliary, batch.auxiliary
 
 
+def told_to(batch: SequenceBatch) -> Tensor:
+    """The last of the auxiliary outcomes where `outputs_of` looks, (N, 1): what a teacher says, where there is one."""
+    last = batch.auxiliary[..., -1:]
+    return last[batch.samples >= 0] if isinstance(batch, StepBatch) else last
+
+
 def look(model: SequenceModel, batch: SequenceBatch) -> Prediction:
     """One pass: at each step of a `StepBatch`, else at the ends of the histories."""
     prediction: Prediction = model.at_steps(batch) if isinstance(batch, StepBatch) else model(batch)

@@ -1,7 +1,7 @@
 """The LightningModule: it receives built blocks and holds no knowledge of configs."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -12,12 +12,19 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ehrseq.data.batch import SequenceBatch, StepBatch
 from ehrseq.metrics.streaming import WatchedMetrics
-from ehrseq.nn import Prediction, SequenceModel, step_mask
+from ehrseq.nn import Prediction, SequenceModel, Told, step_mask
 from ehrseq.training.attention_aid import AttentionAid
-from ehrseq.training.inference import auxiliary_of, look, outputs_of
+from ehrseq.training.inference import auxiliary_of, look, outputs_of, told_to
 from ehrseq.training.schedule import cosine_with_warmup
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Teaching(NamedTuple):
+    """How much a teacher counts beside the outcome, see `ehrseq.nn.Told`."""
+
+    weight: float
+    scale: float
 
 
 class SequenceModule(lightning.LightningModule):
@@ -32,6 +39,8 @@ class SequenceModule(lightning.LightningModule):
         replication: Share of the loss that outputs before the last have, which learn the same outcome.
         seed: Of dropout.
         aid: What attention learns beside the outcome; nothing by default.
+        teaching: How much a teacher counts, whose logits are the last of the batches' auxiliary outcomes; None: there
+            is none.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class SequenceModule(lightning.LightningModule):
         replication: float = 0.0,
         seed: int = 0,
         aid: AttentionAid | None = None,
+        teaching: Teaching | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -54,6 +64,7 @@ class SequenceModule(lightning.LightningModule):
         self.replication = replication
         self.seed = seed
         self.aid = aid or AttentionAid()
+        self.teaching = teaching
         self._sums: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -101,7 +112,7 @@ class SequenceModule(lightning.LightningModule):
             batch = self.aid.prepare(batch)
             prediction = look(self.model, batch)
             opinions, outcome, _samples = outputs_of(batch, prediction)
-            terms, counts = self.model.terms(opinions, outcome)
+            terms, counts = self.model.terms(opinions, outcome, self._told(told_to(batch)))
             loss = terms.sum()
         self._add("train/loss", terms.detach(), counts)
         loss = loss + self.model.forecast_loss(batch, prediction.hidden)
@@ -129,9 +140,15 @@ class SequenceModule(lightning.LightningModule):
         """The loss of the last output, and of all earlier ones against the same outcome (Lipton et al. 2016)."""
         real = step_mask(batch.lengths, batch.steps)
         outcomes = batch.targets.unsqueeze(1).expand(-1, batch.steps, -1)
-        pairs = (_at_end(batch, opinions), batch.targets), (opinions[real], outcomes[real])
-        at_end, early = (self.model.terms(*pair)[0].sum() for pair in pairs)
-        return (1 - self.replication) * at_end + self.replication * early
+        logit = told_to(batch)
+        at_end = self.model.terms(_at_end(batch, opinions), batch.targets, self._told(logit))
+        early_logit = logit.unsqueeze(1).expand(-1, batch.steps, -1)[real]
+        early = self.model.terms(opinions[real], outcomes[real], self._told(early_logit))
+        return (1 - self.replication) * at_end[0].sum() + self.replication * early[0].sum()
+
+    def _told(self, logit: Tensor) -> Told | None:
+        """What the teacher says of some histories, (N, 1)."""
+        return None if self.teaching is None else Told(logit, self.teaching.weight, self.teaching.scale)
 
     def on_validation_epoch_end(self) -> None:
         """Logs what training watches; exact over the whole split, never a mean over batches."""

@@ -282,8 +282,9 @@ def set_up(
     keep_freed_memory()
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     target = read_target(store.meta["target"])
+    teaching = None
     if settings.teacher is not None:
-        store = teach(settings.teacher, store, settings.seed, Path(settings.paths.data), report)
+        store, teaching = teach(settings.teacher, store, settings.seed, Path(settings.paths.data), report)
     horizon = target.horizon if isinstance(target, ForecastTarget) else None
     representation = represent(store, settings.representation, settings.outputs, horizon)
     cache = settings.loader.cache_gib / 2
@@ -311,6 +312,7 @@ def set_up(
         AttentionAid(
             settings.loss.attention_entropy, settings.loss.attention_gradient, settings.loss.attention_consistency
         ),
+        teaching,
     )
     join_group(settings.trainer.accelerator)
     # Until the first has made the folder for the checkpoints ready.

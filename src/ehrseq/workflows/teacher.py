@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from blake3 import blake3
@@ -17,32 +18,43 @@ from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster
 from ehrseq.workflows.member_folds import MemberFolds
 
+if TYPE_CHECKING:
+    from ehrseq.training.module import Teaching
+
 _FOLDER = "teachers"
+_LEAST = 1e-6  # risk, and chance of the other outcome: their logits are finite
 
 
-def teach(teacher: Teacher, store: Store, seed: int, data: Path, report: Callable[[str], None] | None = None) -> Store:
-    """The store as the network is shown it: risks that trees tell are mixed into the (first) outcome of `train`.
+def teach(
+    teacher: Teacher, store: Store, seed: int, data: Path, report: Callable[[str], None] | None = None
+) -> tuple[Store, "Teaching"]:
+    """Have trees tell their risks of `train`, from which a network learns beside the (first) outcome.
 
-    Distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"): of an outcome y and a risk r the
-    network learns (1 - weight) y + weight r. Cross-entropy is linear in the outcome, so that this is the weighted sum
-    of the losses against both. The trees that tell of a history have not grown on any of its subject (cross-fitting):
-    of what they have seen, trees say little more than the outcome itself. As with networks, `tuning` decides when they
-    stop growing; its outcomes stay as they are.
+    Distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"), of logits (see
+    `ehrseq.nn.objectives.BinaryObjective`). The trees that tell of a history have not grown on any of its subject
+    (cross-fitting): of what they have seen, trees say little more than the outcome itself. As with networks, `tuning`
+    decides when they stop growing; they say nothing of it.
 
     What trees tell depends on nothing but what they read, and is remembered by its digest: networks that are compared
     on the same folds have one teacher.
 
     Args:
         teacher: How trees grow, and how much they count.
-        store: The data; where an outcome is not known, nothing is told.
+        store: The data; where an outcome is not known, nothing is learned.
         seed: Of the trees and of the folds.
         data: The folder of all data, where risks are remembered.
         report: Prints a line.
+
+    Returns:
+        The store, with the logits as the last of the auxiliary outcomes (NaN outside of `train`), and how much they
+        count.
 
     Raises:
         ConfigError: If LightGBM is not installed.
         TrainingError: If the outcomes that trees would grow on are all the same.
     """
+    from ehrseq.training.module import Teaching
+
     lesson = _Lesson.of(teacher, store, seed)
     path = data / _FOLDER / f"{lesson.digest(teacher)}.npy"
     risk = _recall(path, len(lesson.read))
@@ -51,12 +63,15 @@ def teach(teacher: Teacher, store: Store, seed: int, data: Path, report: Callabl
         risk = np.mean([lesson.cross_fit(teacher, number) for number in range(teacher.repeats)], axis=0)
         with atomic_file(path) as staging:
             np.save(staging, risk)
+    risk = np.clip(risk, _LEAST, 1 - _LEAST)
     train = store.samples("train")
-    label = store.arrays.sample_label.copy()
-    label[train, 0] += teacher.weight * (risk - label[train, 0])
+    auxiliary = store.arrays.sample_auxiliary
+    logit = np.full((len(auxiliary), 1), np.nan, auxiliary.dtype)
+    logit[train, 0] = np.log(risk / (1 - risk))
     if report:
         report(f"train: trees told their risks of {len(train):,} histories, {how}")
-    return replace(store, arrays=replace(store.arrays, sample_label=label))
+    arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
+    return replace(store, arrays=arrays), Teaching(teacher.weight, float(np.mean(risk * (1 - risk))))
 
 
 def _recall(path: Path, samples: int) -> NDArray[np.float64] | None:

@@ -4,9 +4,9 @@ Outcomes that are unknown (NaN) take no part in any loss. What an objective lear
 for predictions is part of its state, so that it is saved with the weights.
 """
 
-from ehrseq.nn.objectives.base import Objective
+from ehrseq.nn.objectives.base import Objective, Told
 from ehrseq.nn.objectives.categories import BinaryObjective
 from ehrseq.nn.objectives.numbers import ForecastObjective
 from ehrseq.nn.objectives.several import SeveralObjective, make_objective
 
-__all__ = ["BinaryObjective", "ForecastObjective", "Objective", "SeveralObjective", "make_objective"]
+__all__ = ["BinaryObjective", "ForecastObjective", "Objective", "SeveralObjective", "Told", "make_objective"]

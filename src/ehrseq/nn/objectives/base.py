@@ -1,12 +1,26 @@
 """What all objectives share."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+
+class Told(NamedTuple):
+    """What a teacher says of N histories, and how much it counts.
+
+    Attributes:
+        logit: Of the outcome, (N, 1); NaN where nothing is said.
+        weight: Its share of the loss; the outcome has the rest.
+        scale: What half a squared distance between logits counts, see `BinaryObjective`.
+    """
+
+    logit: Tensor
+    weight: float
+    scale: float
 
 
 class Objective(nn.Module, ABC):
@@ -35,10 +49,15 @@ class Objective(nn.Module, ABC):
         """Outputs at every step, (B, T, O), in view of what the steps hold; by default as they are."""
         return output
 
-    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, output: Tensor, outcome: Tensor, told: Told | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """The K parts of which the loss is the sum, and of how many known outcomes each is the mean, (K,) both.
 
         By them the loss of several batches is that of all their histories together.
+
+        Args:
+            output: (B, O).
+            outcome: (B, L), NaN where unknown.
+            told: What a teacher says of a binary outcome; nothing is said of others.
         """
         return self.loss(output, outcome)[None], (~outcome.isnan()).sum()[None]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ehrseq.config.schema import Loss
-from ehrseq.nn.objectives.base import Objective, counts_of_known, mean_of_known
+from ehrseq.nn.objectives.base import Objective, Told, counts_of_known, mean_of_known
 
 
 class BinaryObjective(Objective):
@@ -15,6 +15,11 @@ class BinaryObjective(Objective):
 
     The focal loss (Lin et al. 2017) multiplies each loss by (1 - p)^gamma, p being what was given to the truth. Logit
     adjustment (Menon et al. 2021) adds tau log(prior odds) to the logits while learning only.
+
+    A teacher is matched in its logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?"): half the squared
+    distance between both, times `Told.scale`. With the teacher's own r (1 - r) as scale that would be cross-entropy
+    against its risks r, near them; one scale for all has it that of a rare outcome small risks are told apart as well
+    as large ones, of which cross-entropy takes no notice.
 
     Args:
         labels: How many.
@@ -30,7 +35,6 @@ class BinaryObjective(Objective):
 
     def fit(self, outcomes: NDArray[np.float32]) -> None:
         """Weights and prior log odds from the outcomes of `train`."""
-        # Outcomes between 0 and 1 are a teacher's.
         positive, negative = (np.nansum(part, axis=0, dtype=np.float64) for part in (outcomes, 1 - outcomes))
         odds = np.maximum(positive, 0.5) / np.maximum(negative, 0.5)
         weight = {"none": np.ones(self.outputs), "balanced": 1 / odds}.get(str(self.config.class_weight))
@@ -43,8 +47,15 @@ class BinaryObjective(Objective):
         """The frequencies, as the loss counts them; see `Objective.initial`."""
         return (1 - self.config.logit_adjustment) * self.get_buffer("prior") + self.get_buffer("weight").log()
 
+    def terms(self, output: Tensor, outcome: Tensor, told: Told | None = None) -> tuple[Tensor, Tensor]:
+        """One; see `Objective.terms`."""
+        return self._loss(output, outcome, told)[None], (~outcome.isnan()).sum()[None]
+
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
         """See `Objective.loss`."""
+        return self._loss(output, outcome, None)
+
+    def _loss(self, output: Tensor, outcome: Tensor, told: Told | None) -> Tensor:
         known = ~outcome.isnan()
         truth = outcome.nan_to_num(0.0)
         logits, smoothed = output, truth
@@ -58,6 +69,11 @@ class BinaryObjective(Objective):
         if self.config.focal:
             missed = torch.sigmoid(logits * (1 - 2 * truth))
             losses = losses * missed**self.config.focal
+        if told is not None:
+            # Weighted outcomes raise the logits by the logarithm of the weight.
+            apart = logits - told.logit.nan_to_num(0.0) - self.get_buffer("weight").log()
+            mixed = (1 - told.weight) * losses + told.weight * told.scale / 2 * apart.square()
+            losses = torch.where(told.logit.isnan(), losses, mixed)
         return mean_of_known(losses, known)
 
     def predict(self, output: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ehrseq.config.targets import (
     columns_of,
 )
 from ehrseq.errors import ConfigError
-from ehrseq.nn.objectives.base import Objective
+from ehrseq.nn.objectives.base import Objective, Told
 from ehrseq.nn.objectives.categories import BinaryObjective, MulticlassObjective, OrdinalObjective
 from ehrseq.nn.objectives.numbers import ForecastObjective, RegressionObjective
 from ehrseq.nn.objectives.survival import SurvivalObjective
@@ -63,10 +63,13 @@ class SeveralObjective(Objective):
         own = zip(self._objectives(), self.columns, strict=True)
         return torch.cat([part.initial(outcomes[:, columns.outcomes]) for part, columns in own])
 
-    def terms(self, output: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
-        """One of each part; see `Objective.terms`."""
+    def terms(self, output: Tensor, outcome: Tensor, told: Told | None = None) -> tuple[Tensor, Tensor]:
+        """One of each part, of which a teacher speaks of the first; see `Objective.terms`."""
         own = zip(self._objectives(), self.columns, torch.split(output, self.sizes, dim=1), strict=True)
-        parts = [part.terms(mine, outcome[:, columns.outcomes]) for part, columns, mine in own]
+        parts = [
+            part.terms(mine, outcome[:, columns.outcomes], None if number else told)
+            for number, (part, columns, mine) in enumerate(own)
+        ]
         losses, counts = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
         return losses * losses.new_tensor(self.weights), counts
 
