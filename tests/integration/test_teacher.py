@@ -73,6 +73,8 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
     np.testing.assert_allclose(logit[train], np.log(risk / (1 - risk)), atol=1e-5)
     assert np.isnan(np.delete(logit, train)).all()
     np.testing.assert_array_equal(taught.arrays.sample_label, store.arrays.sample_label)
+    assert teaching == (0.6, None)
+    _, teaching = teach(teacher.model_copy(update={"match": "logits"}), store, settings.seed, tmp_path)
     assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
 
 
@@ -126,8 +128,11 @@ def test_outcomes_that_are_not_known_teach_no_trees(settings: Settings, store: S
     assert np.isfinite(taught.arrays.sample_auxiliary[store.samples("train"), -1]).all()
 
 
+@pytest.mark.parametrize("scale", [None, 0.1])
 @pytest.mark.parametrize(("words", "shift"), [([], 0.0), (["loss.class_weight=5"], np.log(5.0))])
-def test_the_loss_is_that_of_the_outcome_and_the_distance_of_logits(words: list[str], shift: float) -> None:
+def test_the_loss_is_that_of_the_outcome_and_of_what_is_told(
+    words: list[str], shift: float, scale: float | None
+) -> None:
     generator = torch.Generator().manual_seed(1)
     logit, told = torch.randn(2, 200, 1, generator=generator, dtype=torch.float64)
     outcome = (torch.rand(200, 1, generator=generator) < 0.3).double()
@@ -135,13 +140,17 @@ def test_the_loss_is_that_of_the_outcome_and_the_distance_of_logits(words: list[
     outcome[::7] = torch.nan
     objective = BinaryObjective(1, load_settings(words).loss).double()
     objective.fit(outcome.numpy())
+
+    def entropy(z: float, y: float) -> float:
+        p = 1 / (1 + np.exp(-z))
+        return float(-(np.exp(shift) * y * np.log(p) + (1 - y) * np.log(1 - p)))
+
     total = 0.0
     for z, y, r in zip(logit.flatten().tolist(), outcome.flatten().tolist(), told.flatten().tolist(), strict=True):
         if not np.isnan(y):
-            p = 1 / (1 + np.exp(-z))
-            own = -(np.exp(shift) * y * np.log(p) + (1 - y) * np.log(1 - p))
-            total += own if np.isnan(r) else 0.4 * own + 0.6 * 0.1 * (z - r - shift) ** 2 / 2
-    terms, counts = objective.terms(logit, outcome, Told(told, 0.6, 0.1))
+            away = entropy(z, 1 / (1 + np.exp(-r))) if scale is None else scale * (z - r - shift) ** 2 / 2
+            total += entropy(z, y) if np.isnan(r) else 0.4 * entropy(z, y) + 0.6 * away
+    terms, counts = objective.terms(logit, outcome, Told(told, 0.6, scale))
     known = int((~outcome.isnan()).sum())
     assert counts.tolist() == [known]
     assert float(terms.sum()) == pytest.approx(total / known, abs=1e-12)

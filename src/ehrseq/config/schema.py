@@ -186,6 +186,7 @@ class Trees(Section):
 class Teacher(Section):
     """Trees that tell the network of histories that they have not seen, see `ehrseq.workflows.teacher`."""
 
+    match: Literal["risks", "logits"]
     weight: Annotated[float, Field(gt=0, le=1)]
     folds: Annotated[int, Field(ge=2)]
     repeats: PositiveInt

@@ -24,7 +24,7 @@ class Teaching(NamedTuple):
     """How much a teacher counts beside the outcome, see `ehrseq.nn.Told`."""
 
     weight: float
-    scale: float
+    scale: float | None
 
 
 class SequenceModule(lightning.LightningModule):

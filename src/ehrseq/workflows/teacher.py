@@ -71,7 +71,8 @@ def teach(
     if report:
         report(f"train: trees told their risks of {len(train):,} histories, {how}")
     arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
-    return replace(store, arrays=arrays), Teaching(teacher.weight, float(np.mean(risk * (1 - risk))))
+    scale = float(np.mean(risk * (1 - risk))) if teacher.match == "logits" else None
+    return replace(store, arrays=arrays), Teaching(teacher.weight, scale)
 
 
 def _recall(path: Path, samples: int) -> NDArray[np.float64] | None:
@@ -118,8 +119,14 @@ class _Lesson:
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
-        # What trees say does not depend on how much it will count.
-        how = {**teacher.plain(), "weight": None, "seed": self.seed, "lightgbm": import_lightgbm().__version__}
+        # What trees say does not depend on how it will be learned.
+        how = {
+            **teacher.plain(),
+            "weight": None,
+            "match": None,
+            "seed": self.seed,
+            "lightgbm": import_lightgbm().__version__,
+        }
         total = blake3(digest_json(how).encode())
         for array in (self.read, self.outcome, self.watched, self.watched_outcome, self.folds):
             total.update(f"{array.dtype}{array.shape}".encode())

@@ -15,12 +15,12 @@ class Told(NamedTuple):
     Attributes:
         logit: Of the outcome, (N, 1); NaN where nothing is said.
         weight: Its share of the loss; the outcome has the rest.
-        scale: What half a squared distance between logits counts, see `BinaryObjective`.
+        scale: What half a squared distance between logits counts, see `BinaryObjective`; None: its risks are learned.
     """
 
     logit: Tensor
     weight: float
-    scale: float
+    scale: float | None
 
 
 class Objective(nn.Module, ABC):

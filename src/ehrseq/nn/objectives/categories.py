@@ -16,10 +16,10 @@ class BinaryObjective(Objective):
     The focal loss (Lin et al. 2017) multiplies each loss by (1 - p)^gamma, p being what was given to the truth. Logit
     adjustment (Menon et al. 2021) adds tau log(prior odds) to the logits while learning only.
 
-    A teacher is matched in its logits (Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?"): half the squared
-    distance between both, times `Told.scale`. With the teacher's own r (1 - r) as scale that would be cross-entropy
-    against its risks r, near them; one scale for all has it that of a rare outcome small risks are told apart as well
-    as large ones, of which cross-entropy takes no notice.
+    What a teacher says is learned as its risks r, by cross-entropy (Hinton et al. 2015), or as its logits (Ba and
+    Caruana 2014, "Do Deep Nets Really Need to be Deep?"): half the squared distance between both, times `Told.scale`.
+    With r (1 - r) as scale the latter would be the former, near the teacher; one scale for all has it that small risks
+    are told apart as well as large ones.
 
     Args:
         labels: How many.
@@ -70,9 +70,14 @@ class BinaryObjective(Objective):
             missed = torch.sigmoid(logits * (1 - 2 * truth))
             losses = losses * missed**self.config.focal
         if told is not None:
-            # Weighted outcomes raise the logits by the logarithm of the weight.
-            apart = logits - told.logit.nan_to_num(0.0) - self.get_buffer("weight").log()
-            mixed = (1 - told.weight) * losses + told.weight * told.scale / 2 * apart.square()
+            teacher = told.logit.nan_to_num(0.0)
+            if told.scale is None:
+                risk = torch.sigmoid(teacher)
+                away = functional.binary_cross_entropy_with_logits(logits, risk, reduction="none", pos_weight=weight)
+            else:
+                # Weighted outcomes raise the logits by the logarithm of the weight.
+                away = told.scale / 2 * (logits - teacher - self.get_buffer("weight").log()).square()
+            mixed = (1 - told.weight) * losses + told.weight * away
             losses = torch.where(told.logit.isnan(), losses, mixed)
         return mean_of_known(losses, known)
 
