@@ -1,9 +1,11 @@
 """Sepsis at every hour on PhysioNet 2019: five folds of the stays, the same for all models, default settings.
 
-    python benchmarks/physionet2019.py [--models lstm,gru,gru_d,gbm] [--seed 1] [--archive FILE] [--work FOLDER]
+    python benchmarks/physionet2019.py [--models lstm,gru,gru_d,gbm,lstm+gbm] [--seed 1] [--archive FILE]
+        [--work FOLDER]
 
-Each stay is held out once. AUROC and AUPRC are those of all held-out hours together, the utility that of the alarms, by
-each fold's own threshold, which was best on its `tuning`; intervals by a bootstrap of stays. What is trained already in
+Each stay is held out once. AUROC and AUPRC are those of all held-out hours together, the utility that of the alarms,
+by each fold's own threshold, which was best on its `tuning`; intervals by a bootstrap of stays. A name such as
+`lstm+gru` stands for the mean of both, with the threshold that is best on the other folds. What is trained already in
 the work folder is not trained again.
 """
 
@@ -16,41 +18,67 @@ import numpy as np
 import polars as pl
 from folds import DATA, FOLDS, ROOT, keep, train
 
-from ehrseq.metrics import Estimate, evaluate_binary, evaluate_utility
+from ehrseq.metrics import Estimate, best_threshold, evaluate_binary, evaluate_utility
 
 RESULT = ROOT / "benchmarks" / "results" / "physionet2019.json"
 
 
-def measure(model: str, seed: int, archive: Path, work: Path) -> dict[str, Any]:
-    """One model over all folds."""
+def train_folds(model: str, seed: int, archive: Path, work: Path) -> tuple[pl.DataFrame, list[float]]:
+    """Every held-out hour with its fold, probability and alarm, by fold's own threshold; seconds of each training."""
     # Trees summarise each hour's history by themselves; networks pass over a stay once.
     words = ["source=physionet2019", "task=sepsis"] if model == "gbm" else ["experiment=physionet2019"]
     words += ["~model.embedding.features"] if model == "gru_d" else []
     words += [f"model={model}", f"source.path={archive}", f"seed={seed}", f"split.folds={FOLDS}"]
-    tables, each, seconds = [], [], []
+    tables, seconds = [], []
     for fold in range(FOLDS):
         folder, took = train([*words, f"split.fold={fold}"], work)
         metrics = json.loads((folder / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
-        own = {name.removeprefix("held_out/"): metric["value"] for name, metric in metrics.items()}
-        each.append({name: own[name] for name in ("auroc", "auprc", "utility")})
-        threshold = own["utility_threshold"]
+        threshold = metrics["held_out/utility_threshold"]["value"]
         table = pl.read_parquet(folder / "evaluate" / "predictions.parquet")
-        tables.append(table.with_columns(alarm=pl.col("probability") >= (np.inf if threshold is None else threshold)))
+        alarm = pl.col("probability") >= (np.inf if threshold is None else threshold)
+        tables.append(table.with_columns(fold=fold, alarm=alarm))
         seconds += [] if took is None else [took]
-        print(model, fold, each[-1], flush=True)
-    table = pl.concat(tables).sort("subject_id", "prediction_time")
+    return pl.concat(tables).sort("subject_id", "prediction_time"), seconds
+
+
+def average(tables: list[pl.DataFrame]) -> pl.DataFrame:
+    """The mean of several models' probabilities; a fold's threshold is that which is best on the other folds."""
+    probability = np.mean([table["probability"].to_numpy() for table in tables], axis=0)
+    table = tables[0].with_columns(probability=probability)
+    alarms = []
+    for fold in range(FOLDS):
+        rest = table.filter(pl.col("fold") != fold)
+        best = best_threshold(*(rest[name].to_numpy() for name in ("subject_id", "label", "probability")))
+        own = table.filter(pl.col("fold") == fold)
+        alarms.append(own.with_columns(alarm=pl.col("probability") >= best.threshold))
+    return pl.concat(alarms).sort("subject_id", "prediction_time")
+
+
+def measure(models: str, seed: int, archive: Path, work: Path) -> dict[str, Any]:
+    """One model over all folds, or several averaged, `lstm+gru`."""
+    found = [train_folds(model, seed, archive, work) for model in models.split("+")]
+    tables, seconds = [table for table, _ in found], [took for _, took in found]
+    table = average(tables) if len(tables) > 1 else tables[0]
+    each = [_figures(table.filter(pl.col("fold") == fold), replicates=0) for fold in range(FOLDS)]
+    of_each = [{name: value[0] for name, value in own.items()} for own in each]
+    alone = len(tables) == 1 and seconds[0]
+    return {**_figures(table), "folds": of_each, "seconds_median": float(np.median(seconds[0])) if alone else None}
+
+
+def _figures(table: pl.DataFrame, replicates: int = 1000) -> dict[str, list[float | None]]:
+    """AUROC, AUPRC and utility with their intervals."""
     label, subject = table["label"].to_numpy(), table["subject_id"].to_numpy()
-    found: dict[str, Estimate] = evaluate_binary(label, table["probability"].to_numpy(), subject)
-    found["utility"] = evaluate_utility(subject, label, table["alarm"].to_numpy())
-    figures = {name: [found[name].value, found[name].ci_low, found[name].ci_high] for name in each[0]}
-    return {**figures, "folds": each, "seconds_median": float(np.median(seconds)) if seconds else None}
+    found: dict[str, Estimate] = evaluate_binary(label, table["probability"].to_numpy(), subject, replicates=replicates)
+    found["utility"] = evaluate_utility(subject, label, table["alarm"].to_numpy(), replicates=replicates)
+    kept = {name: found[name] for name in ("auroc", "auprc", "utility")}
+    return {name: [value.value, value.ci_low, value.ci_high] for name, value in kept.items()}
 
 
 def main() -> None:
     """Run, print, keep the figures of every model that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archive", type=Path, default=DATA / "physionet2019" / "training_setB-first5000.tar.gz")
-    parser.add_argument("--models", default="lstm,gru,gru_d,gbm")
+    parser.add_argument("--models", default="lstm,gru,gru_d,gbm,lstm+gru+gru_d,lstm+gbm")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2019")
     options = parser.parse_args()
