@@ -273,6 +273,16 @@ def test_every_sample_is_served_once_an_epoch(lengths: list[int], batch_size: in
     assert [lengths[position] for position in served] == sorted(lengths, reverse=True)
 
 
+@given(st.lists(st.integers(1, 20_000), min_size=1, max_size=100), st.integers(1, 64))
+@settings(max_examples=40, deadline=None)
+def test_few_long_histories_are_scored_at_once(lengths: list[int], batch_size: int) -> None:
+    served = list(OrderedBatches(np.array(lengths), batch_size))
+    assert sorted(position for batch in served for position in batch.tolist()) == list(range(len(lengths)))
+    for batch in served:
+        longest = max(lengths[position] for position in batch)
+        assert len(batch) == 1 or (len(batch) <= batch_size and len(batch) * longest <= 8_192)
+
+
 def test_later_epochs_pad_hardly_more_than_the_first() -> None:
     lengths = np.random.default_rng(0).lognormal(4, 1, 5000).astype(np.int64) + 1
     for options in ({"max_padding": 0.05}, {"batch_tokens": 4000}, {"batch_tokens": 4000, "max_padding": 0.05}):

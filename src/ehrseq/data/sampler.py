@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 
 # A pool of so many batches is sorted by length: little padding, and still another mix in every epoch.
 _POOL = 50
+# Padded steps that are scored at once: more brings no speed, and memory grows with it.
+_SCORED = 8_192
 # Epochs need more or fewer batches to keep to the same padding: they get as many as the first, and one in so many more.
 _SPARE = 50
 
@@ -108,14 +110,19 @@ class OrderedBatches(Sampler[NDArray[np.int64]]):
 
     Args:
         lengths: Steps of each history, (M,).
-        batch_size: Histories a batch.
+        batch_size: Histories a batch, at most; of long ones fewer, so that they pad to at most `_SCORED` steps.
         rank: Which of `ranks` processes asks.
         ranks: Among how many the batches are shared.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
         order = np.argsort(-lengths, kind="stable")
-        batches = _divide(order, lengths[order], batch_size, None)
+        batches, start = [], 0
+        while start < len(order):
+            longest = max(int(lengths[order[start]]), 1)
+            end = start + min(batch_size, max(_SCORED // longest, 1))
+            batches.append(order[start:end])
+            start = end
         self.batches = _share(batches, ranks)[rank::ranks]
 
     def __len__(self) -> int:
