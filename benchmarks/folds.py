@@ -29,7 +29,8 @@ def train(words: list[str], work: Path) -> tuple[Path, float | None]:
 
 
 def keep(result: Path, work: Path, model: str, figures: dict[str, Any]) -> None:
-    """Keep a model's figures, and write those of all models that are done; several processes may share the work."""
+    """Keep a model's figures beside those of all that are done, now or earlier; several processes may do so."""
     (work / f"{model}.json").write_text(json.dumps(figures), encoding="utf-8")
-    together = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("*.json"))}
-    result.write_text(json.dumps(together, indent=2) + "\n", encoding="utf-8")
+    together = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    together |= {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in work.glob("*.json")}
+    result.write_text(json.dumps(together, indent=2, sort_keys=True) + "\n", encoding="utf-8")
