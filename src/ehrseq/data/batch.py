@@ -80,7 +80,9 @@ class SequenceBatch:
         return type(self)(**{item.name: function(getattr(self, item.name)) for item in fields(self)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch on another device; Lightning calls this."""
+        """The batch on another device, or itself where it is there; Lightning calls this."""
+        if self.lengths.device == torch.device(device):
+            return self
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

@@ -27,6 +27,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
         auxiliary: (M, A) of all samples.
         samples: Those that a row of a batch is made for, see `Representation.units`.
         lengths: Steps of each of these.
+        cached: Whether all of them are cut once and kept.
 
     Args:
         representation: Cuts histories out of the store.
@@ -42,7 +43,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
         self.samples = samples = representation.units(samples)
         self.lengths = representation.lengths(samples)
         size = len(samples) * int(self.lengths.max(initial=0)) * representation.bytes_a_step
-        self._cached = 0 < size <= cache_gib * 2**30
+        self.cached = 0 < size <= cache_gib * 2**30
         self._whole: SequenceBatch | None = None
 
     def __len__(self) -> int:
@@ -50,7 +51,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
         return len(self.samples)
 
     def __getitem__(self, positions: NDArray[np.int64]) -> SequenceBatch:
-        if not self._cached:
+        if not self.cached:
             return self.representation.cut(self.samples[positions])
         if self._whole is None:
             parts = [self.samples[start : start + _CHUNK] for start in range(0, len(self.samples), _CHUNK)]
@@ -94,15 +95,17 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
 
 class _OneAhead(DataLoader[SequenceBatch]):
-    """Makes the next batch in a thread while the network learns from this one, where no other process makes it.
+    """Cuts the next batch in a thread while the network learns from this one, where no other process does.
 
-    Gathering and the network's backward pass leave Python's lock to each other; which batches come, and in which order,
-    does not depend on it.
+    Cutting and the network's backward pass leave Python's lock to each other; which batches come, and in which order,
+    does not depend on it. What is kept in memory is picked from it on the spot: that takes less than handing it over
+    from thread to thread, and torch's own threads would have to share the cores with it.
     """
 
     def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
         batches: Iterator[SequenceBatch] = super().__iter__()
-        return batches if self.num_workers else _one_ahead(batches)
+        kept = isinstance(self.dataset, HistoryDataset) and self.dataset.cached
+        return batches if self.num_workers or kept else _one_ahead(batches)
 
 
 def _one_ahead(batches: Iterator[SequenceBatch]) -> Iterator[SequenceBatch]:

@@ -12,6 +12,7 @@ from ehrseq.errors import ConfigError
 from ehrseq.nn.checks import check_choice, check_count, check_probability
 from ehrseq.nn.dropout import Dropout
 from ehrseq.nn.elapsed import elapsed_hours
+from ehrseq.nn.kernels import project
 from ehrseq.nn.pieces import HOUR_KNOTS, KNOTS, pieces
 
 FEATURES = ("value", "pieces", "observed", "seen", "hours_since", "hours_in", "hours_in_pieces", "static_pieces")
@@ -154,11 +155,18 @@ class GridEmbedding(Embedding):
         constant = [pieces(statics)] if "static_pieces" in self.features else []
         constant += [statics] if self.with_statics else []
         parts += [numbers.unsqueeze(1).expand(-1, values.shape[1], -1) for numbers in constant]
-        embedded: Tensor = self.input_dropout(torch.cat(parts, dim=-1))
-        if self.linear is not None:
-            embedded = torch.relu(self.linear(embedded))
+        # Joined only where something has to be done to all of them.
+        if self.linear is None or (self.training and self.input_dropout.p):
+            parts = [self.input_dropout(torch.cat(parts, dim=-1))]
+        embedded = parts[0] if self.linear is None else _project(parts, self.linear)
         dropped: Tensor = self.dropout(embedded)
         return dropped
+
+
+def _project(parts: list[Tensor], linear: nn.Linear) -> Tensor:
+    """A linear layer with ReLU, of parts side by side, (B, T, D') each, to (B, T, N)."""
+    projected = project(parts, linear.weight, linear.bias)
+    return torch.relu(linear(torch.cat(parts, dim=-1))) if projected is None else projected
 
 
 def _hours_in(hours_before: Tensor) -> Tensor:
