@@ -17,8 +17,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop numbers while training."""
+        if not self.training or not self.p:
+            return input
         levels = round(self.p * _LEVELS)
-        if input.device.type != "cpu" or not self.training or not levels or levels == _LEVELS:
+        if input.device.type != "cpu" or not levels or levels == _LEVELS:
             return super().forward(input)
         draws = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         scale = _LEVELS / (_LEVELS - levels)

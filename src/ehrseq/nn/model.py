@@ -144,7 +144,7 @@ class SequenceModel(nn.Module):
         """
         steps = self.embed(inputs)
         hidden, weights = self.encoder.encode(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
-        hidden = self.hidden_dropout(hidden.mT).mT
+        hidden = self._drop(hidden)
         return self.conclude(hidden, inputs, weights)
 
     def conclude(self, hidden: Tensor, inputs: SequenceInputs, weights: Tensor | None = None) -> Prediction:
@@ -177,13 +177,20 @@ class SequenceModel(nn.Module):
         _check_causal(self.encoder)
         steps = self.embed(inputs)
         hidden: Tensor = self.encoder(steps, inputs.lengths, **read_batch(inputs, self.encoder.reads))
-        hidden = self.hidden_dropout(hidden.mT).mT
+        hidden = self._drop(hidden)
         statics = inputs.statics.unsqueeze(1).expand(-1, hidden.shape[1], -1)
         output, auxiliary = self._part(self.head(self.pooling.steps(hidden), statics))
         opinions = self.objective.at_steps(output, **read_batch(inputs, self.objective.reads)).unsqueeze(-2)
         if self.summary is not None:
             opinions = _side_by_side(opinions, self.summary.steps(**read_batch(inputs, self.summary.reads)))
         return Prediction(opinions, None, hidden, auxiliary)
+
+    def _drop(self, hidden: Tensor) -> Tensor:
+        """Hidden states with some units dropped out, (B, T, H)."""
+        if not self.hidden_dropout.p or not self.training:
+            return hidden
+        dropped: Tensor = self.hidden_dropout(hidden.mT).mT
+        return dropped
 
     def _part(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of the head, (..., O + A'), for the target and for the auxiliary ones."""

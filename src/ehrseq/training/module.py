@@ -115,10 +115,17 @@ class SequenceModule(lightning.LightningModule):
             terms, counts = self.model.terms(opinions, outcome, self._told(told_to(batch)))
             loss = terms.sum()
         self._add("train/loss", terms.detach(), counts)
-        loss = loss + self.model.forecast_loss(batch, prediction.hidden)
+        if self.model.next_values is not None:
+            loss = loss + self.model.forecast_loss(batch, prediction.hidden)
         if self.model.auxiliary is not None:
             loss = loss + self.model.auxiliary_loss(*auxiliary_of(batch, prediction))
         return loss + self.aid.loss(self.model, batch, prediction) if self.aid else loss
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Forget the gradients; as the optimiser does, without the notes that it takes for torch's profiler."""
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = None
 
     def try_step(self, batch: SequenceBatch) -> None:
         """Forward and backward that leave no trace, neither in gradients nor in figures."""

@@ -61,7 +61,8 @@ def _library() -> _Library | None:
     rows: list[Any] = [number, number, number, ctypes.POINTER(numbers), ctypes.POINTER(number), number, number]
     library.project.argtypes = [*rows, numbers, numbers, numbers]
     library.project_backward.argtypes = [*rows, numbers, numbers, numbers, numbers]
-    for function in (library.run, library.drop, library.project, library.project_backward):
+    library.pack.argtypes = [number, number, number, number, numbers, numbers]
+    for function in (library.run, library.drop, library.pack, library.project, library.project_backward):
         function.restype = None
     return _Library(library, lanes, room, chunk)
 
@@ -322,23 +323,22 @@ def _onward(x: Tensor, read: Tensor, needed: bool) -> tuple[Tensor | None, list[
     """Room for the gradient of the inputs, and the arrays that a way back takes for it; none where it is not needed."""
     if not needed:
         return None, [None, None]
-    inputs = x.shape[2]
-    padding = -inputs % _lanes()
-    room = x.new_empty(*x.shape[:2], inputs + padding)
-    return room[..., :inputs], [_pack(functional.pad(read, (0, padding)) if padding else read), room]
-
-
-def _lanes() -> int:
-    library = _library()
-    assert library is not None
-    return library.lanes
+    packed, inputs = _pack(read), x.shape[2]
+    room = x.new_empty(*x.shape[:2], packed.shape[1])
+    return room[..., :inputs], [packed, room]
 
 
 def _pack(matrix: Tensor) -> Tensor:
-    """The columns in groups of as many vectors as fit evenly, at most four; group by group, (N / group, K, group)."""
-    columns, lanes = matrix.shape[1], _lanes()
-    group = next(size * lanes for size in (4, 3, 2, 1) if columns % (size * lanes) == 0)
-    return matrix.reshape(len(matrix), columns // group, group).transpose(0, 1).contiguous()
+    """The columns in groups of as many vectors as fit evenly, at most four; group by group, (N / group, K, group).
+
+    Columns of zeros make the last vector whole.
+    """
+    library = _library()
+    assert library is not None
+    rows, columns = matrix.shape
+    packed = matrix.new_empty(rows, -(-columns // library.lanes) * library.lanes)
+    library.code.pack(rows, columns, *matrix.stride(), matrix.data_ptr(), packed.data_ptr())
+    return packed
 
 
 def _learn(

@@ -343,6 +343,14 @@ void grud_backward(const Part *part) {
     }
 }
 
+/* Packs a matrix whose rows lie `down` and columns `along` apart, with columns of zeros up to whole vectors. */
+void pack(long rows, long columns, long down, long along, const float *matrix, float *packed) {
+    const long wide = (columns + LANES - 1) / LANES * LANES, group = vectors_of(wide) * LANES;
+    for (long j = 0; j < wide; j += group)
+        for (long row = 0; row < rows; row++)
+            for (long c = j; c < j + group; c++) *packed++ = c < columns ? matrix[row * down + c * along] : 0.0f;
+}
+
 /* Reads all histories by `read`, one of the functions above, shared out among so many threads, a group at a time. Of
    `room` each thread has room_of_a_thread * `units` numbers, of `gradient` so many as `weights` says. With OpenMP, as torch:
    threads of another kind would fight with its own, which wait for work at full speed. */
