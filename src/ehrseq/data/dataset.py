@@ -89,23 +89,28 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
     def _loader(self, sampler: ShuffledBatches | OrderedBatches, workers: int, pin: bool) -> DataLoader[SequenceBatch]:
         # batch_size=None hands the sampler's arrays to the dataset as they are.
-        return _OneAhead(
+        return _Batches(
             self, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0
         )
 
 
-class _OneAhead(DataLoader[SequenceBatch]):
-    """Cuts the next batch in a thread while the network learns from this one, where no other process does.
+class _Batches(DataLoader[SequenceBatch]):
+    """Hands on finished batches, where no other process makes them.
 
-    Cutting and the network's backward pass leave Python's lock to each other; which batches come, and in which order,
-    does not depend on it. What is kept in memory is picked from it on the spot: that takes less than handing it over
-    from thread to thread, and torch's own threads would have to share the cores with it.
+    The next is cut in a thread while the network learns from this one: cutting and the network's backward pass leave
+    Python's lock to each other. What is kept in memory is picked from it on the spot: that takes less than handing it
+    over from thread to thread, and torch's own threads would have to share the cores with it. Which batches come, and
+    in which order, does not depend on it.
     """
 
     def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
-        batches: Iterator[SequenceBatch] = super().__iter__()
-        kept = isinstance(self.dataset, HistoryDataset) and self.dataset.cached
-        return batches if self.num_workers or kept else _one_ahead(batches)
+        dataset = self.dataset
+        if self.num_workers or not isinstance(dataset, HistoryDataset):
+            batches: Iterator[SequenceBatch] = super().__iter__()
+            return batches
+        picked = (dataset[positions] for positions in self.sampler)
+        pinned = (batch.pin_memory() for batch in picked) if self.pin_memory else picked
+        return pinned if dataset.cached else _one_ahead(pinned)
 
 
 def _one_ahead(batches: Iterator[SequenceBatch]) -> Iterator[SequenceBatch]:

@@ -24,6 +24,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATE = "run.json"
 _NOTHING = {"sent": 0, "delivered": 0}
 _PAUSE = 20.0  # seconds after a failure
+_BETWEEN = 2.0  # seconds between two sendings of metrics: short epochs would spend a tenth of Python's time on them
 
 
 class Dataset(NamedTuple):
@@ -63,7 +64,7 @@ class RunTracker:
         self.outbox = Outbox(folder)
         self._warn = warn
         self._error: str | None = None
-        self._next_try = 0.0
+        self._next_try = self._next_metrics = 0.0
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._client: Any = None
         self._state = describe_run_id(folder) or {}
@@ -112,9 +113,12 @@ class RunTracker:
         )
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record metrics of a step (an epoch in training, 0 for final figures)."""
+        """Record metrics of a step (an epoch in training, 0 for final figures); sent soon or with what comes."""
         self.spool.append(values, step)
-        self._send_soon()
+        now = time.monotonic()
+        if now >= self._next_metrics:
+            self._next_metrics = now + _BETWEEN
+            self._send_soon()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Record parameters."""
@@ -155,6 +159,7 @@ class RunTracker:
     def wait(self) -> None:
         """Wait until everything asked for so far was sent, or is left for later."""
         if self._worker is not None:
+            self._send_soon()
             self._jobs.join()
 
     def finish(self, status: Status) -> None:
