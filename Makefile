@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: setup demo test lint bench pictures ui clean
 
 # What the tool itself needs; the demo waits for no more than this.
-$(VENV)/.core: pyproject.toml constraints.txt hatch_build.py src/ehrseq/nn/kernels/recurrence.c
+$(VENV)/.core: pyproject.toml constraints.txt hatch_build.py $(wildcard src/ehrseq/nn/kernels/*.[ch])
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another with make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .

@@ -4,8 +4,9 @@
 
 PYTHON is the interpreter of an environment that holds the peer. Both sides validate once an epoch, as their trainers
 do; ours also tracks in MLflow and keeps checkpoints. The peers get our normalised grid as arrays, so that reading the
-files is not counted. Ours and the peer's run in turns; samples a second are those of the median epoch, by the clock and
-by processor time, which a busy host does not touch. WORDS are settings of ours, such as trainer.precision=bf16-mixed.
+files is not counted; nor is what starting takes: MLflow's database is made by a short training before. Ours and the
+peer's run in turns; samples a second are those of the median epoch, by the clock and by processor time, which a busy
+host does not touch. WORDS are settings of ours, such as trainer.precision=bf16-mixed.
 """
 
 import argparse
@@ -39,11 +40,13 @@ ALONE = [
     *("model.summary=null", "model.next_values=null", "model/pooling=last", "model.embedding.statics=none"),
     *("model.embedding.dropout=0", "optim.weight_averaging=null", "trainer.gradient_clip=null"),
     *("explain=none", "trainer.patience=null", "evaluate.replicates=0"),
+    "evaluate.figures=false",
 ]
 OWN = {
     "gru_d": [],
-    # PyHealth projects each step on the size of the state.
+    # PyHealth projects each step on the size of the state, and learns at this rate.
     "lstm": [
+        "optim.optimizer.lr=0.001",
         "model.embedding.features=[value,observed]",
         "model.embedding.input_dropout=0",
         f"model.embedding.projection={HIDDEN}",
@@ -69,7 +72,8 @@ def arrays(words: list[str], target: Path) -> tuple[Store, NDArray[np.float32]]:
 
 def ours(words: list[str], epochs: int, folder: Path) -> tuple[Span, float]:
     """An epoch of `ehrseq train`, and the held-out AUROC."""
-    place = [f"paths.runs={folder}", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"trainer.max_epochs={epochs + 1}"]
+    database = f"tracking.uri=sqlite:///{folder.parent}/mlflow.db"
+    place = [f"paths.runs={folder}", database, f"trainer.max_epochs={epochs + 1}"]
     with timed_epochs() as spans:
         result = experiment.run(load_settings([*ALONE, *words, *place]))
     score = result.metrics["held_out/auroc"]["value"]
@@ -106,10 +110,11 @@ def main() -> None:
             if python is None:
                 continue
             found: dict[str, list[tuple[Span, float]]] = {"ehrseq": [], "peer": []}
+            words = [*source, f"model={model}", *OWN[model], f"model.encoder.hidden_size={HIDDEN}", *options.words]
+            ours(words, 1, folder / f"{model}-start")
             for number in range(options.rounds):
-                words = [*source, f"model={model}", *OWN[model], f"model.encoder.hidden_size={HIDDEN}"]
-                words += [f"seed={number + 1}", *options.words]
-                found["ehrseq"].append(ours(words, options.epochs, folder / f"{model}{number}"))
+                own = ours([*words, f"seed={number + 1}"], options.epochs, folder / f"{model}{number}")
+                found["ehrseq"].append(own)
                 command = [python, PEERS / script, folder / "arrays.npz", options.epochs, HIDDEN, BATCH]
                 found["peer"].append(theirs([*command, options.threads], outcome))
             rates = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ehrseq.nn import GRUDEncoder, GRUEncoder, LSTMEncoder
 from ehrseq.nn.encoders.gru_d import recur
-from ehrseq.nn.kernels import GRU, LSTM, can_read, read_grud
+from ehrseq.nn.kernels import GRU, LSTM, can_read, project, read_grud
 
 pytestmark = pytest.mark.skipif(
     not can_read(torch.zeros(1, 1, 1), torch.zeros(64, 16)), reason="nothing was compiled for this processor"
@@ -79,6 +79,68 @@ def test_gru_d_is_the_loop_it_stands_in_for(histories: int, steps: int, size: in
     assert near(found, expected)
     pairs = zip(gradients(found, [x, read, recurrent, bias, gamma]), gradients(expected, exact), strict=True)
     assert all(near(one, right) for one, right in pairs)
+
+
+@pytest.mark.parametrize("kind", [*NETS, "gru_d"])
+def test_states_are_the_same_bits_where_nobody_goes_back(kind: str) -> None:
+    torch.manual_seed(0)
+    x, gamma = torch.randn(14, 55, 7), torch.rand(14, 55, 32)
+    if kind == "gru_d":
+        weights = [torch.randn(*shape).requires_grad_() for shape in [(96, 7), (96, 32), (96,)]]
+        kept = read_grud(x, *weights, gamma)
+        with torch.no_grad():
+            passing = read_grud(x, *weights, gamma)
+    else:
+        net = NETS[kind][0](7, 32, batch_first=True)
+        kept = net(x)[0]
+        with torch.no_grad():
+            passing = net(x)[0]
+    assert kept.requires_grad
+    assert torch.equal(kept, passing)
+
+
+def test_a_way_back_may_be_gone_twice() -> None:
+    torch.manual_seed(0)
+    net, x = LSTM(5, 16, batch_first=True), torch.randn(3, 30, 5)
+    loss = net(x)[0].sum()
+    first = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(net.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("histories", "steps", "wide", "size"),
+    [(64, 48, (37, 37), 64), (3, 5, (1,), 16), (7, 11, (5, 40, 2), 48), (1, 1, (3,), 80), (130, 3, (450,), 32)],
+)
+def test_a_layer_of_parts_side_by_side(histories: int, steps: int, wide: tuple[int, ...], size: int) -> None:
+    torch.manual_seed(0)
+    parts = [torch.randn(histories, steps, width) for width in wide]
+    weight, bias = torch.randn(size, sum(wide), requires_grad=True), torch.randn(size, requires_grad=True)
+    exact = [one.detach().double().requires_grad_() for one in (weight, bias)]
+    expected = torch.relu(nn.functional.linear(torch.cat(parts, -1).double(), *exact))
+    found, threads = project(parts, weight, bias), torch.get_num_threads()
+    right = gradients(expected, exact)
+    assert found is not None
+    assert near(found, expected)
+    pairs = zip(gradients(found, [weight, bias]), right, strict=True)
+    assert all(near(one, other) for one, other in pairs)
+    try:
+        torch.set_num_threads(3)
+        shared = project(parts, weight, bias)
+        assert shared is not None
+        assert torch.equal(found, shared)
+        pairs = zip(gradients(shared, [weight, bias]), right, strict=True)
+        assert all(near(one, other) for one, other in pairs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_layer_that_passes_gradients_on_is_left_to_torch() -> None:
+    x, weight, bias = torch.ones(2, 3), torch.ones(16, 3), torch.ones(16)
+    assert project([x], weight, bias) is not None
+    assert project([x.requires_grad_()], weight, bias) is None
+    assert project([x.detach().double()], weight, bias) is None
+    assert project([x.detach()], weight[:15], bias[:15]) is None
 
 
 @pytest.mark.parametrize("kind", NETS)
