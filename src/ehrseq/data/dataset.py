@@ -27,7 +27,6 @@ class HistoryDataset(Dataset[SequenceBatch]):
         auxiliary: (M, A) of all samples.
         samples: Those that a row of a batch is made for, see `Representation.units`.
         lengths: Steps of each of these.
-        cached: Whether all of them are cut once and kept.
 
     Args:
         representation: Cuts histories out of the store.
@@ -43,7 +42,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
         self.samples = samples = representation.units(samples)
         self.lengths = representation.lengths(samples)
         size = len(samples) * int(self.lengths.max(initial=0)) * representation.bytes_a_step
-        self.cached = 0 < size <= cache_gib * 2**30
+        self._cached = 0 < size <= cache_gib * 2**30
         self._whole: SequenceBatch | None = None
 
     def __len__(self) -> int:
@@ -51,7 +50,7 @@ class HistoryDataset(Dataset[SequenceBatch]):
         return len(self.samples)
 
     def __getitem__(self, positions: NDArray[np.int64]) -> SequenceBatch:
-        if not self.cached:
+        if not self._cached:
             return self.representation.cut(self.samples[positions])
         if self._whole is None:
             parts = [self.samples[start : start + _CHUNK] for start in range(0, len(self.samples), _CHUNK)]
@@ -95,12 +94,11 @@ class HistoryDataset(Dataset[SequenceBatch]):
 
 
 class _Batches(DataLoader[SequenceBatch]):
-    """Hands on finished batches, where no other process makes them.
+    """Makes the next batch in a thread while the network learns from this one, where no other process makes it.
 
-    The next is cut in a thread while the network learns from this one: cutting and the network's backward pass leave
-    Python's lock to each other. What is kept in memory is picked from it on the spot: that takes less than handing it
-    over from thread to thread, and torch's own threads would have to share the cores with it. Which batches come, and
-    in which order, does not depend on it.
+    Gathering and the network's backward pass leave Python's lock to each other; which batches come, and in which order,
+    does not depend on it. On a busy machine torch's threads also sleep sooner where another thread gathers, and do not
+    wait for each other at full speed.
     """
 
     def __iter__(self) -> Iterator[SequenceBatch]:  # type: ignore[override]
@@ -110,7 +108,7 @@ class _Batches(DataLoader[SequenceBatch]):
             return batches
         picked = (dataset[positions] for positions in self.sampler)
         pinned = (batch.pin_memory() for batch in picked) if self.pin_memory else picked
-        return pinned if dataset.cached else _one_ahead(pinned)
+        return _one_ahead(pinned)
 
 
 def _one_ahead(batches: Iterator[SequenceBatch]) -> Iterator[SequenceBatch]:
