@@ -86,10 +86,10 @@ def test_states_are_the_same_bits_where_nobody_goes_back(kind: str) -> None:
     torch.manual_seed(0)
     x, gamma = torch.randn(14, 55, 7), torch.rand(14, 55, 32)
     if kind == "gru_d":
-        weights = [torch.randn(*shape).requires_grad_() for shape in [(96, 7), (96, 32), (96,)]]
-        kept = read_grud(x, *weights, gamma)
+        read, recurrent, bias = (torch.randn(*shape).requires_grad_() for shape in [(96, 7), (96, 32), (96,)])
+        kept = read_grud(x, read, recurrent, bias, gamma)
         with torch.no_grad():
-            passing = read_grud(x, *weights, gamma)
+            passing = read_grud(x, read, recurrent, bias, gamma)
     else:
         net = NETS[kind][0](7, 32, batch_first=True)
         kept = net(x)[0]
