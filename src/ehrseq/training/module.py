@@ -17,8 +17,6 @@ from ehrseq.training.attention_aid import AttentionAid
 from ehrseq.training.inference import auxiliary_of, look, outputs_of, told_to
 from ehrseq.training.schedule import cosine_with_warmup
 
-_SEEDS = 64  # of steps, which are drawn at once
-
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -68,8 +66,6 @@ class SequenceModule(lightning.LightningModule):
         self.aid = aid or AttentionAid()
         self.teaching = teaching
         self._sums: dict[str, Tensor] = {}
-        self._seeds: list[int] = []
-        self._seeds_of: tuple[int, int, int] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As `nn.Module` does, but for what Lightning notes twice a hook, which is no part of the network."""
@@ -85,11 +81,8 @@ class SequenceModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Make this step's random numbers a function of what step it is, and of nothing that came before."""
-        place = self.current_epoch, batch_idx // _SEEDS, self.global_rank
-        if place != self._seeds_of:
-            drawn = np.random.SeedSequence([self.seed, *place]).generate_state(_SEEDS, np.uint64) >> 1
-            self._seeds, self._seeds_of = drawn.tolist(), place
-        seed = self._seeds[batch_idx % _SEEDS]
+        place = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
         # `torch.manual_seed` keeps a traceback for each call where there is no GPU, at a third of a millisecond.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -101,8 +94,8 @@ class SequenceModule(lightning.LightningModule):
         device: torch.device,
         dataloader_idx: int,  # noqa: ARG002
     ) -> SequenceBatch:
-        """Hand a batch over, without looking through it for what else could be."""
-        return batch.to(device)
+        """Hand a batch over, without looking through it for what else could be; a GPU fetches it while it works on."""
+        return batch.to(device, non_blocking=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the epoch so far, of each rank."""
