@@ -27,7 +27,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from ehrseq.files import digest_json, locked
+from ehrseq.files import atomic_file, digest_json, locked, sweep_leftovers
 from ehrseq.tracking.link import RunLink
 from ehrseq.tracking.spool import Entry
 from ehrseq.tracking.tracker import Dataset
@@ -196,8 +196,28 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     lock = Path(gettempdir()) / f"ehrseq-mlflow-{os.getuid()}-{digest_json(_resolved(uri))}.lock"
     with locked(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
         return client, patiently(lambda: _experiment(client, uri, experiment))
+
+
+def _make_database(uri: str) -> None:
+    """Make a missing SQLite database, all or nothing.
+
+    MLflow takes seconds to make its tables, one after the other. Killed meanwhile it would leave a few of them, with
+    which it can neither work nor go on.
+    """
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or path.is_file():
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(path.parent)
+    with atomic_file(path) as staging:
+        store = SqlAlchemyStore(f"{_SQLITE}{staging}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+        store.engine.dispose()
 
 
 def _resolved(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,30 @@ def test_a_later_workflow_goes_on_with_the_same_run(tmp_path: Path) -> None:
     assert [(item.step, item.value) for item in history] == [(epoch, 1.0 / epoch) for epoch in range(1, 6)]
     assert warnings == []
     assert record(tmp_path, uri, range(1, 2), warnings, fresh=True) != first
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_none_behind(tmp_path: Path) -> None:
+    uri, place = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "run"
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from ehrseq.config.schema import Tracking; from ehrseq.tracking import RunTracker\n"
+        "config = Tracking(enabled=True, uri=sys.argv[2], experiment='test', registry=None)\n"
+        "tracker = RunTracker(Path(sys.argv[1]), config, 'name', print)\n"
+        "tracker.start(); tracker.metrics({'loss': 1.0}, 1); tracker.finish('FINISHED')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(place), uri])
+    # Somewhere while the tables are made: the file is there, and grows.
+    while not any(path.stat().st_size > 400_000 for path in tmp_path.glob("*mlflow*.db")) and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() != 0, "it was done before it was killed"
+    warnings = list[str]()
+    run_id = record(place, uri, range(2, 4), warnings)
+    assert warnings == []
+    assert run_id is not None
+    history = MlflowClient(tracking_uri=uri).get_metric_history(run_id, "loss")
+    assert sorted(item.step for item in history) == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".db"] == ["mlflow.db"]
 
 
 def test_a_deleted_database_gets_everything_again(tmp_path: Path) -> None:
