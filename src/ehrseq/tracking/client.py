@@ -216,7 +216,7 @@ def _make_database(uri: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path.parent)
     with atomic_file(path) as staging:
-        store = SqlAlchemyStore(f"{_SQLITE}{staging}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+        store = SqlAlchemyStore(f"{_SQLITE}{staging}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
         store.engine.dispose()
 
 
