@@ -101,7 +101,8 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches += _divide(part, self.lengths[part], self.batch_size, self.batch_tokens)
+            size = self.batch_size if self.batch_tokens is None else len(part)
+            batches += _divide(part, self.lengths[part], size, self.batch_tokens)
         return batches if max_padding is None else _Splits(batches, self.lengths).to_padding(max_padding)
 
 
@@ -117,12 +118,7 @@ class OrderedBatches(Sampler[NDArray[np.int64]]):
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
         order = np.argsort(-lengths, kind="stable")
-        batches, start = [], 0
-        while start < len(order):
-            longest = max(int(lengths[order[start]]), 1)
-            end = start + min(batch_size, max(_SCORED // longest, 1))
-            batches.append(order[start:end])
-            start = end
+        batches = _divide(order, lengths[order], batch_size, _SCORED)
         self.batches = _share(batches, ranks)[rank::ranks]
 
     def __len__(self) -> int:
@@ -140,23 +136,22 @@ def padding_share(lengths: NDArray[np.int64], batches: Batches) -> float:
 
 
 def _divide(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int, tokens: int | None) -> Batches:
-    """Cut an order, sorted by length, into batches of `size` histories, or of `tokens` padded steps.
+    """Cut an order, sorted by length one way or the other, into batches.
 
     Args:
         order: (M,) positions.
-        lengths: (M,) their lengths; ascending where `tokens` is given.
-        size: Histories a batch.
-        tokens: Padded steps a batch; one history may have more.
+        lengths: (M,) their lengths; sorted where `tokens` is given.
+        size: Histories a batch, at most.
+        tokens: Padded steps a batch, at most, but for those of a single history; None: any number.
     """
-    if tokens is None:
-        return [order[start : start + size] for start in range(0, len(order), size)]
     batches, start = [], 0
     while start < len(order):
-        # Ascending: the last history decides how far the others are padded.
-        padded = lengths[start:] * np.arange(1, len(order) - start + 1)
-        end = start + max(int(np.searchsorted(padded, tokens, side="right")), 1)
-        batches.append(order[start:end])
-        start = end
+        own = lengths[start : start + size]
+        if tokens is not None:
+            padded = np.maximum(own, own[0]) * np.arange(1, len(own) + 1)
+            own = own[: max(int(np.searchsorted(padded, tokens, side="right")), 1)]
+        batches.append(order[start : start + len(own)])
+        start += len(own)
     return batches
 
 

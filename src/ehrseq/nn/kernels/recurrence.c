@@ -160,6 +160,23 @@ void lstm_backward(const Part *part) {
     }
 }
 
+/* All that the chunk from step t teaches of r and z, whose gradients are `gates`, and of n, `new`: W', U' and b, and the
+   gradient of x by array `packed` into the one after it. U' multiplies array `read`, for n `new_read`, of `back` steps
+   before; `passed` is the gradient of what comes of it for n. */
+static void learn_gates(const Part *part, Kept gates, Kept new, Kept passed, long t, int read, int new_read, long back,
+                        int packed) {
+    const long D = part->inputs, H = part->units, all_gates = 3 * H;
+    float *inputs = part->gradient, *states = inputs + D * all_gates, *bias = states + H * all_gates;
+    learn(part, 0, D, 0, gates, t, inputs, all_gates);
+    learn(part, 0, D, 0, new, t, inputs + 2 * H, all_gates);
+    learn(part, read, H, back, gates, t, states, all_gates);
+    learn(part, new_read, H, back, passed, t, states + 2 * H, all_gates);
+    learn_bias(part, gates, t, bias);
+    learn_bias(part, new, t, bias + 2 * H);
+    pass_on(part, gates, t, packed, 0, all_gates, packed + 1, 0);
+    pass_on(part, new, t, packed, 2 * H, all_gates, packed + 1, 1);
+}
+
 /* Arrays: 0 x (B, T, D); 1 packed W' (D, 3H), gates r, z, n; 2 b (3H); 3 packed U' (H, 3H); 4 c, the bias of U_n h (H);
    5 gates (B, T, 3H), 6 U_n h + c, 7 hidden states, all three written; of 5 and 6 none where nobody will go back. */
 void gru_forward(const Part *part) {
@@ -192,9 +209,9 @@ void gru_forward(const Part *part) {
 /* Arrays: 0 x; 1 gates; 2 packed U (3H, H); 3 U_n h + c; 4 hidden states; 5 their gradient; 6 packed W (3H, D) and
    7 the gradient of x, as for the LSTM. Weights: W' (D, 3H), U' (H, 3H), b and, in a row of 3H numbers, c. */
 void gru_backward(const Part *part) {
-    const long H = part->units, n = part->count, D = part->inputs;
+    const long H = part->units, n = part->count;
     /* Gradients of what the gates read from h, and of what n reads from x. */
-    float *now = part->room, *new_now = now + n * 3 * H, *hidden = new_now + n * H, *weights = part->gradient;
+    float *now = part->room, *new_now = now + n * 3 * H, *hidden = new_now + n * H;
     float *room = part->room + GROUP * 6 * H;
     const Kept gates_kept = kept(room, 2 * H), new_kept = kept(room + GROUP * CHUNK * 2 * H, H);
     const Kept passed_kept = kept(room + GROUP * CHUNK * 3 * H, H);
@@ -221,15 +238,8 @@ void gru_backward(const Part *part) {
         keep(part, new_kept, t, new_now, H);
         if (t > 0) times(n, now, 3 * H, part->arrays[2], hidden, H, 1);
         if (t % CHUNK) continue;
-        learn(part, 0, D, 0, gates_kept, t, weights, 3 * H);
-        learn(part, 0, D, 0, new_kept, t, weights + 2 * H, 3 * H);
-        learn(part, 4, H, 1, gates_kept, t, weights + D * 3 * H, 3 * H);
-        learn(part, 4, H, 1, passed_kept, t, weights + D * 3 * H + 2 * H, 3 * H);
-        learn_bias(part, gates_kept, t, weights + (D + H) * 3 * H);
-        learn_bias(part, new_kept, t, weights + (D + H) * 3 * H + 2 * H);
-        learn_bias(part, passed_kept, t, weights + (D + H + 1) * 3 * H);
-        pass_on(part, gates_kept, t, 6, 0, 3 * H, 7, 0);
-        pass_on(part, new_kept, t, 6, 2 * H, 3 * H, 7, 1);
+        learn_gates(part, gates_kept, new_kept, passed_kept, t, 4, 4, 1, 6);
+        learn_bias(part, passed_kept, t, part->gradient + (part->inputs + H + 1) * 3 * H);
     }
 }
 
@@ -286,9 +296,9 @@ void grud_forward(const Part *part) {
    gradient; 9 that of gamma, written; 10 packed W (3H, D) and 11 the gradient of x, as for the LSTM. Weights: W' (D, 3H),
    U' (H, 3H), b. */
 void grud_backward(const Part *part) {
-    const long H = part->units, n = part->count, D = part->inputs;
+    const long H = part->units, n = part->count;
     float *hidden = part->room, *now = hidden + n * H, *candidate = now + n * 2 * H, *open = candidate + n * H;
-    float *weights = part->gradient, *room = part->room + GROUP * 6 * H;
+    float *room = part->room + GROUP * 6 * H;
     const Kept gates_kept = kept(room, 2 * H), new_kept = kept(room + GROUP * CHUNK * 2 * H, H);
     memset(hidden, 0, n * H * sizeof(float));
     for (long t = part->steps - 1; t >= 0; t--) {
@@ -332,14 +342,7 @@ void grud_backward(const Part *part) {
             }
         }
         if (t % CHUNK) continue;
-        learn(part, 0, D, 0, gates_kept, t, weights, 3 * H);
-        learn(part, 0, D, 0, new_kept, t, weights + 2 * H, 3 * H);
-        learn(part, 5, H, 0, gates_kept, t, weights + D * 3 * H, 3 * H);
-        learn(part, 6, H, 0, new_kept, t, weights + D * 3 * H + 2 * H, 3 * H);
-        learn_bias(part, gates_kept, t, weights + (D + H) * 3 * H);
-        learn_bias(part, new_kept, t, weights + (D + H) * 3 * H + 2 * H);
-        pass_on(part, gates_kept, t, 10, 0, 3 * H, 11, 0);
-        pass_on(part, new_kept, t, 10, 2 * H, 3 * H, 11, 1);
+        learn_gates(part, gates_kept, new_kept, new_kept, t, 5, 6, 0, 10);
     }
 }
 
