@@ -94,14 +94,13 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
         """The batches of all ranks, pool by pool, as many as it takes."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
         if self.batch_tokens is None:
-            pool = self.batch_size * _POOL
+            size, pool = self.batch_size, self.batch_size * _POOL
         else:
-            pool = max(int(_POOL * self.batch_tokens / max(self.lengths.mean(), 1)), 1)
+            size = pool = max(int(_POOL * self.batch_tokens / max(self.lengths.mean(), 1)), 1)
         batches: Batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
-            size = self.batch_size if self.batch_tokens is None else len(part)
             batches += _divide(part, self.lengths[part], size, self.batch_tokens)
         return batches if max_padding is None else _Splits(batches, self.lengths).to_padding(max_padding)
 

@@ -165,16 +165,16 @@ void lstm_backward(const Part *part) {
    before; `passed` is the gradient of what comes of it for n. */
 static void learn_gates(const Part *part, Kept gates, Kept new, Kept passed, long t, int read, int new_read, long back,
                         int packed) {
-    const long D = part->inputs, H = part->units, all_gates = 3 * H;
-    float *inputs = part->gradient, *states = inputs + D * all_gates, *bias = states + H * all_gates;
-    learn(part, 0, D, 0, gates, t, inputs, all_gates);
-    learn(part, 0, D, 0, new, t, inputs + 2 * H, all_gates);
-    learn(part, read, H, back, gates, t, states, all_gates);
-    learn(part, new_read, H, back, passed, t, states + 2 * H, all_gates);
+    const long D = part->inputs, H = part->units, columns = 3 * H;
+    float *inputs = part->gradient, *states = inputs + D * columns, *bias = states + H * columns;
+    learn(part, 0, D, 0, gates, t, inputs, columns);
+    learn(part, 0, D, 0, new, t, inputs + 2 * H, columns);
+    learn(part, read, H, back, gates, t, states, columns);
+    learn(part, new_read, H, back, passed, t, states + 2 * H, columns);
     learn_bias(part, gates, t, bias);
     learn_bias(part, new, t, bias + 2 * H);
-    pass_on(part, gates, t, packed, 0, all_gates, packed + 1, 0);
-    pass_on(part, new, t, packed, 2 * H, all_gates, packed + 1, 1);
+    pass_on(part, gates, t, packed, 0, columns, packed + 1, 0);
+    pass_on(part, new, t, packed, 2 * H, columns, packed + 1, 1);
 }
 
 /* Arrays: 0 x (B, T, D); 1 packed W' (D, 3H), gates r, z, n; 2 b (3H); 3 packed U' (H, 3H); 4 c, the bias of U_n h (H);
