@@ -4,9 +4,10 @@
         [--work FOLDER]
 
 Each stay is held out once. AUROC and AUPRC are those of all held-out hours together, the utility that of the alarms,
-by each fold's own threshold, which was best on its `tuning`; intervals by a bootstrap of stays. A name such as
-`lstm+gru` stands for the mean of both, with the threshold that is best on the other folds. What is trained already in
-the work folder is not trained again.
+by each fold's own threshold, which was best on its `tuning`; `auprc_folds` is the mean of the folds' own AUPRC, in
+which no hour is ranked against one that another network has seen. Intervals by a bootstrap of stays; `over_gbm` are the
+differences from the trees, by the same draws. A name such as `lstm+gru` stands for the mean of both, with the threshold
+that is best on the other folds. What is trained already in the work folder is not trained again.
 """
 
 import argparse
@@ -19,8 +20,10 @@ import polars as pl
 from folds import DATA, FOLDS, ROOT, keep, train
 
 from ehrseq.metrics import Estimate, best_threshold, evaluate_binary, evaluate_utility
+from ehrseq.metrics.intervals import estimate
 
 RESULT = ROOT / "benchmarks" / "results" / "physionet2019.json"
+LEVEL = 0.95  # of the intervals, as everywhere
 
 
 def train_folds(model: str, seed: int, archive: Path, work: Path) -> tuple[pl.DataFrame, list[float]]:
@@ -59,19 +62,40 @@ def measure(models: str, seed: int, archive: Path, work: Path) -> dict[str, Any]
     found = [train_folds(model, seed, archive, work) for model in models.split("+")]
     tables, seconds = [table for table, _ in found], [took for _, took in found]
     table = average(tables) if len(tables) > 1 else tables[0]
-    each = [_figures(table.filter(pl.col("fold") == fold), replicates=0) for fold in range(FOLDS)]
-    of_each = [{name: value[0] for name, value in own.items()} for own in each]
+    own, each = estimates(table)
     alone = len(tables) == 1 and seconds[0]
-    return {**_figures(table), "folds": of_each, "seconds_median": float(np.median(seconds[0])) if alone else None}
+    figures: dict[str, Any] = {name: _row(one) for name, one in own.items()}
+    figures["folds"] = [{name: one.value for name, one in part.items()} for part in each]
+    if models != "gbm":
+        trees, _ = estimates(train_folds("gbm", seed, archive, work)[0])
+        figures["over_gbm"] = {name: _row(_weighted([one, trees[name]], [1, -1])) for name, one in own.items()}
+    return {**figures, "seconds_median": float(np.median(seconds[0])) if alone else None}
 
 
-def _figures(table: pl.DataFrame, replicates: int = 1000) -> dict[str, list[float | None]]:
-    """AUROC, AUPRC and utility with their intervals."""
+def estimates(table: pl.DataFrame) -> tuple[dict[str, Estimate], list[dict[str, Estimate]]]:
+    """AUROC, AUPRC and utility, and the mean of the folds' AUPRC; the former by fold."""
+    each = [_estimates(table.filter(pl.col("fold") == fold), seed=fold) for fold in range(FOLDS)]
+    mean = _weighted([one["auprc"] for one in each], [1 / FOLDS] * FOLDS)
+    return {**_estimates(table, seed=0), "auprc_folds": mean}, each
+
+
+def _estimates(table: pl.DataFrame, seed: int) -> dict[str, Estimate]:
     label, subject = table["label"].to_numpy(), table["subject_id"].to_numpy()
-    found: dict[str, Estimate] = evaluate_binary(label, table["probability"].to_numpy(), subject, replicates=replicates)
-    found["utility"] = evaluate_utility(subject, label, table["alarm"].to_numpy(), replicates=replicates)
-    kept = {name: found[name] for name in ("auroc", "auprc", "utility")}
-    return {name: [value.value, value.ci_low, value.ci_high] for name, value in kept.items()}
+    found = evaluate_binary(label, table["probability"].to_numpy(), subject, seed=seed)
+    utility = evaluate_utility(subject, label, table["alarm"].to_numpy(), seed=seed)
+    return {"auroc": found["auroc"], "auprc": found["auprc"], "utility": utility}
+
+
+def _weighted(parts: list[Estimate], weights: list[float]) -> Estimate:
+    """A weighted sum of figures, replicate by replicate."""
+    found = [(one.value, one.replicates) for one in parts if one.value is not None and one.replicates is not None]
+    assert len(found) == len(parts), "a fold without an outcome"
+    factors = np.array(weights)
+    return estimate(float(factors @ [one for one, _ in found]), factors @ np.stack([one for _, one in found]), LEVEL)
+
+
+def _row(one: Estimate) -> list[float | None]:
+    return [one.value, one.ci_low, one.ci_high]
 
 
 def main() -> None:
@@ -86,7 +110,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     for model in options.models.split(","):
         figures = measure(model, options.seed, options.archive.resolve(), work)
-        print(model, {name: figures[name] for name in ("auroc", "auprc", "utility")}, flush=True)
+        print(model, {name: value for name, value in figures.items() if name != "folds"}, flush=True)
         keep(RESULT, work, model, figures)
 
 
