@@ -11,7 +11,7 @@ from ehrseq.nn.encoders import Encoder
 from ehrseq.nn.heads import Head
 from ehrseq.nn.masking import clear_padding
 from ehrseq.nn.model import Prediction, SequenceInputs, SequenceModel
-from ehrseq.nn.pooling import AttentionPooling, MeanPooling
+from ehrseq.nn.pooling import AttentionPooling, MeanPooling, weighted_sum
 
 _HIDDEN = 64
 
@@ -57,7 +57,7 @@ class GuidedModel(SequenceModel):
         if weights is None:
             raise ConfigError("a network without attention cannot guide another")
         hidden: Tensor = self.encoder(self.embed(inputs), inputs.lengths)
-        context = torch.bmm(weights.to(hidden.dtype).unsqueeze(1), hidden).squeeze(1)
+        context = weighted_sum(weights, hidden)
         opinions: Tensor = self.head(context, inputs.statics).unsqueeze(-2)
         return Prediction(opinions, weights, hidden, context[:, :0])
 

@@ -102,7 +102,7 @@ class MeanPooling(Pooling):
         """Pool each history: (B, T, H) and (B,) to (B, H) and (B, T)."""
         mask = step_mask(lengths, hidden.shape[1]).to(_weight_dtype(hidden))
         weights = mask / lengths.clamp(min=1).unsqueeze(1)
-        return Pooled(_weighted_sum(weights, hidden), weights)
+        return Pooled(weighted_sum(weights, hidden), weights)
 
     def steps(self, hidden: Tensor) -> Tensor:
         """See `Pooling.steps`."""
@@ -116,7 +116,7 @@ class SumPooling(Pooling):
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Pooled:
         """Pool each history: (B, T, H) and (B,) to (B, H) and None."""
-        return Pooled(_weighted_sum(step_mask(lengths, hidden.shape[1]), hidden), None)
+        return Pooled(weighted_sum(step_mask(lengths, hidden.shape[1]), hidden), None)
 
     def steps(self, hidden: Tensor) -> Tensor:
         """See `Pooling.steps`."""
@@ -202,7 +202,7 @@ class AttentionPooling(Pooling):
             keys = keys + self.query(last).unsqueeze(1)
         scores: Tensor = self.score(torch.tanh(keys)).squeeze(-1)
         weights = masked_softmax(scores, step_mask(lengths, hidden.shape[1]), dim=1)
-        parts = [_weighted_sum(weights, hidden)]
+        parts = [weighted_sum(weights, hidden)]
         if self.with_last:
             parts.append(last)
         if self.with_max:
@@ -286,7 +286,7 @@ def _weight_dtype(hidden: Tensor) -> torch.dtype:
     return torch.promote_types(hidden.dtype, torch.float32)
 
 
-def _weighted_sum(weights: Tensor, hidden: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, hidden: Tensor) -> Tensor:
     """Sum the steps by their weights: (B, T) and (B, T, H) to (B, H)."""
     return torch.bmm(weights.to(hidden.dtype).unsqueeze(1), hidden).squeeze(1)
 
