@@ -322,7 +322,7 @@ def test_no_explanation_depends_on_its_company(make: Callable[..., Made], words:
     for explainer in [*[kind(model) for kind in makers], ExtremalMask(model, iterations=5)]:
         together, single = explainer.attribute(histories), explainer.attribute(alone)
         weights = [found.parts[0][each.present[0]] for found, each in ((together, histories), (single, alone))]
-        # What a mask learns from is in parts of the way that the score has to go, here a hundredth: so is its rounding.
+        # What a mask learns from is divided by the way that the score has to go, which magnifies its rounding.
         tolerance = 1e-4 if isinstance(explainer, ExtremalMask) else 1e-5
         assert torch.allclose(weights[0], weights[1], atol=tolerance), explainer.name
 
