@@ -67,6 +67,11 @@ def test_keeps_the_trees_that_are_best_by_the_monitor(monitor, figure) -> None: 
     assert trees.score == history[best]
     # The figure is that of the trees which are kept, on all of tuning.
     assert figure(tuning[1][:, 0], trees.predict(tuning[0])[:, 0]) == pytest.approx(trees.score, abs=1e-6)
+    # Nobody need look on.
+    alone = GradientBoosting(n_estimators=60, learning_rate=0.3, patience=15, threads=1)
+    alone.fit(draw(0), tuning, monitor=monitor, seed=1)
+    assert (alone.best, alone.trained, alone.score) == (trees.best, trees.trained, trees.score)
+    np.testing.assert_array_equal(alone.predict(tuning[0]), trees.predict(tuning[0]))
 
 
 def test_the_seed_decides_and_threads_do_not(tmp_path: Path) -> None:

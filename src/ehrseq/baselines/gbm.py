@@ -118,7 +118,7 @@ class GradientBoosting:
         for name, (_, outcome) in (("train", train), ("tuning", tuning)):
             self._check(outcome[:, 0], name)
         watched = monitor.removeprefix("tuning/")
-        # What is first decides when to stop; the others are for the report alone, and cost a quarter of the time.
+        # What is first decides when to stop; the others are for the report alone, and cost a fifth of the time.
         others = [name for name in ("loss", *WATCHED[self.target.kind]) if name != watched] if report else []
         order = [watched, *others]
         parameters = {**self.parameters, "seed": seed}
