@@ -12,6 +12,7 @@ that is best on the other folds. What is trained already in the work folder is n
 
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,15 @@ def measure(models: str, seed: int, archive: Path, work: Path) -> dict[str, Any]
     figures: dict[str, Any] = {name: _row(one) for name, one in own.items()}
     figures["folds"] = [{name: one.value for name, one in part.items()} for part in each]
     if models != "gbm":
-        trees, _ = estimates(train_folds("gbm", seed, archive, work)[0])
+        trees = estimates_of_trees(seed, archive, work)
         figures["over_gbm"] = {name: _row(_weighted([one, trees[name]], [1, -1])) for name, one in own.items()}
     return {**figures, "seconds_median": float(np.median(seconds[0])) if alone else None}
+
+
+@cache
+def estimates_of_trees(seed: int, archive: Path, work: Path) -> dict[str, Estimate]:
+    """Of the trees, which every network is compared with."""
+    return estimates(train_folds("gbm", seed, archive, work)[0])[0]
 
 
 def estimates(table: pl.DataFrame) -> tuple[dict[str, Estimate], list[dict[str, Estimate]]]:
