@@ -1,7 +1,8 @@
 """Explainers: what they give sums to what it should, and belongs to the very events."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,15 @@ def score(model: SequenceModel, histories: Histories) -> Tensor:
         return score_of(model, histories.batch)
 
 
+def in_double(found: Any) -> Any:
+    """All floating point tensors of a data class, and of those in it, in float64."""
+    if isinstance(found, Tensor):
+        return found.double() if found.is_floating_point() else found
+    if not is_dataclass(found) or isinstance(found, type):
+        return found
+    return replace(found, **{item.name: in_double(getattr(found, item.name)) for item in fields(found)})
+
+
 @ALL
 def test_filled_histories_are_those_of_the_store(make: Callable[..., Made], words: tuple[str, ...]) -> None:
     _, representation, histories = make(*words)
@@ -97,8 +107,6 @@ def test_without_an_event_is_the_history_that_never_had_it(
     make: Callable[..., Made], store: Store, words: tuple[str, ...]
 ) -> None:
     """Held against a store from which the events are gone: cut anew by the representation itself."""
-    from dataclasses import replace
-
     settings = load_settings(words)
     _, _, histories = make(*words, count=4)
     for row, sample in enumerate(histories.batch.samples.tolist()):
@@ -316,15 +324,17 @@ def test_gates_tell_what_is_left_of_each_step(make: Callable[..., Made], encoder
 
 @ALL
 def test_no_explanation_depends_on_its_company(make: Callable[..., Made], words: tuple[str, ...]) -> None:
+    """In float64: a learned mask is divided by the way that the score has to go, which magnifies rounding."""
     model, _, histories = make(*words)
     _, _, alone = make(*words, count=1)
+    model.double()
+    histories, alone = in_double(histories), in_double(alone)
     makers = (GradientXInput, AttentionXGradient, AttentionByEvent, CodeOcclusion, WindowOcclusion, TimeOcclusion)
     for explainer in [*[kind(model) for kind in makers], ExtremalMask(model, iterations=5)]:
         together, single = explainer.attribute(histories), explainer.attribute(alone)
         weights = [found.parts[0][each.present[0]] for found, each in ((together, histories), (single, alone))]
-        # What a mask learns from is divided by the way that the score has to go, which magnifies its rounding.
-        tolerance = 1e-4 if isinstance(explainer, ExtremalMask) else 1e-5
-        assert torch.allclose(weights[0], weights[1], atol=tolerance), explainer.name
+        assert weights[0].dtype == torch.float64, explainer.name
+        assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-10), explainer.name
 
 
 def test_shapley_values_sum_to_the_difference(make: Callable[..., Made]) -> None:
