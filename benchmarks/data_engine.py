@@ -147,7 +147,8 @@ class Flat:
 
 def batches(store_folder: Path) -> dict[str, Any]:
     """Shuffled padded batches, interleaved with a bare loop of slices."""
-    from ehrseq.config.schema import EventsConfig, Loader, TimepointsConfig
+    from ehrseq.config.representation import EventsConfig, TimepointsConfig
+    from ehrseq.config.schema import Loader
     from ehrseq.data import HistoryDataset, represent
     from ehrseq.store import open_store
 

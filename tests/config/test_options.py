@@ -18,7 +18,8 @@ from ehrseq.config.load import (
     override_keys,
     read_settings,
 )
-from ehrseq.config.schema import Model, Settings, Trees
+from ehrseq.config.model import Model, Trees
+from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker

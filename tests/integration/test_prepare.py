@@ -148,7 +148,7 @@ def test_verify_proves_and_finds(dataset: Path, tmp_path: Path) -> None:
 
 def test_every_sample_holds_its_own_subjects_events(tmp_path: Path) -> None:
     """Subjects of static events alone, without any, and sparse ones between: nobody is served another's events."""
-    from ehrseq.config.schema import EventsConfig, GridConfig, TimepointsConfig
+    from ehrseq.config.representation import EventsConfig, GridConfig, TimepointsConfig
     from ehrseq.data import EventBatch, GridBatch, TimepointBatch, represent
     from ehrseq.meds import write
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from ehrseq.audit.shuffled import permute_labels
 from ehrseq.config.load import groups, load_settings
-from ehrseq.config.schema import Model, Settings
+from ehrseq.config.model import Model
+from ehrseq.config.schema import Settings
 from ehrseq.config.targets import SeveralTarget, Target, columns_of, read_target
 from ehrseq.data import SequenceBatch, represent
 from ehrseq.data.batch import GridBatch, TimepointBatch

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from ehrseq.config.load import load_settings
-from ehrseq.config.schema import GridConfig, Outputs, Settings
+from ehrseq.config.representation import GridConfig
+from ehrseq.config.schema import Outputs, Settings
 from ehrseq.data import HistoryDataset, StepBatch, StepHistories, represent
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.explain.gradients import IntegratedGradients

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ehrseq.config.load import load_settings
-from ehrseq.config.schema import Settings, Teacher
+from ehrseq.config.model import Teacher
+from ehrseq.config.schema import Settings
 from ehrseq.config.targets import SeveralTarget, columns_of
 from ehrseq.data.summary import summarise
 from ehrseq.errors import ConfigError

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehrseq.config.schema import EventsConfig, GridConfig, Loader, RepresentationConfig, TimepointsConfig
+from ehrseq.config.representation import EventsConfig, GridConfig, RepresentationConfig, TimepointsConfig
+from ehrseq.config.schema import Loader
 from ehrseq.data import (
     EventBatch,
     GridBatch,

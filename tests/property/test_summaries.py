@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehrseq.config.schema import SummaryConfig
+from ehrseq.config.model import SummaryConfig
 from ehrseq.data import summary
 from ehrseq.data.summary import summarise
 from ehrseq.store import Arrays, Store

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ehrseq.config.targets import SeveralTarget, watched
 
 if TYPE_CHECKING:
-    from ehrseq.config.schema import Loss, Model, Settings, Trees
+    from ehrseq.config.model import Model, Trees
+    from ehrseq.config.schema import Loss, Settings
 
 _CLASSIFIES = ("binary", "multiclass", "multilabel")
 _TREES_LEARN = ("binary", "multiclass", "regression")
@@ -16,7 +17,7 @@ PLAIN_LOSS = {"class_weight": "none", "focal": 0.0, "logit_adjustment": 0.0, "la
 
 def find_misfit(settings: "Settings") -> str | None:
     """The first two choices that exclude each other, in a line that says what would do; None if all go together."""
-    from ehrseq.config.schema import Trees
+    from ehrseq.config.model import Trees
 
     model = settings.model
     if isinstance(model, Trees):

@@ -4,16 +4,14 @@ Values come from the YAML files in `conf/`; this module holds no defaults of its
 look.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
     field_validator,
     model_validator,
 )
@@ -21,6 +19,8 @@ from pydantic import (
 from ehrseq.config.address import Address
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.fit import find_misfit
+from ehrseq.config.model import AnyModel, Blend, Teacher
+from ehrseq.config.representation import RepresentationConfig
 from ehrseq.config.section import Section
 from ehrseq.config.targets import Part, Target
 
@@ -115,103 +115,6 @@ class Engine(Section):
     kind: Literal["local", "ray"]
     workers: PositiveInt | None
     address: str | None
-
-
-class StepsConfig(Section):
-    """How histories become steps."""
-
-    max_steps: PositiveInt
-
-    def inputs_of(self, codes: int) -> int:
-        """How many features or codes a network reads, of so many codes in the vocabulary."""
-        return codes
-
-
-class GridConfig(StepsConfig):
-    """Histories as bins of equal width."""
-
-    name: Literal["grid"]
-    bin_hours: Annotated[float, Field(gt=0, le=24 * 365)]
-    aggregate: Literal["last", "mean"]
-    max_features: PositiveInt | None
-
-    def inputs_of(self, codes: int) -> int:
-        """At most `max_features`."""
-        return codes if self.max_features is None else min(codes, self.max_features)
-
-
-class TimepointsConfig(StepsConfig):
-    """Histories as times at which something happened."""
-
-    name: Literal["timepoints"]
-
-
-class EventsConfig(StepsConfig):
-    """Histories as single events."""
-
-    name: Literal["events"]
-
-
-RepresentationConfig = Annotated[GridConfig | TimepointsConfig | EventsConfig, Field(discriminator="name")]
-
-
-class Model(Section):
-    """The blocks of the network, built in this order: steps in, the outputs that the target needs out."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    embedding: AnyComponent
-    encoder: AnyComponent
-    pooling: AnyComponent
-    head: AnyComponent
-    summary: AnyComponent | None
-    next_values: AnyComponent | None
-    hidden_dropout: Annotated[float, Field(ge=0, lt=1)]
-
-
-class SummaryConfig(Section):
-    """How a history becomes one row of numbers: over all of it, and over its last hours."""
-
-    windows_hours: tuple[PositiveFloat, ...]
-    max_features: PositiveInt | None
-
-
-class Trees(Section):
-    """Gradient-boosted trees in place of a network: a summary of each history in, its predictions out."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    summary: SummaryConfig
-    booster: AnyComponent
-
-
-class Teacher(Section):
-    """Trees that tell the network of histories that they have not seen, see `ehrseq.workflows.teacher`."""
-
-    match: Literal["risks", "logits"]
-    weight: Annotated[float, Field(gt=0, le=1)]
-    folds: Annotated[int, Field(ge=2)]
-    repeats: PositiveInt
-    summary: SummaryConfig
-    booster: AnyComponent
-
-
-class Blend(Section):
-    """Trees whose predictions are mixed into those of the network, see `ehrseq.workflows.scorers.BlendScorer`."""
-
-    weight: Annotated[float, Field(gt=0, lt=1)]
-    summary: SummaryConfig
-    booster: AnyComponent
-
-
-def _kind_of_model(value: Any) -> str:
-    """Which branch of `AnyModel` a model is of."""
-    is_trees = "booster" in value if isinstance(value, dict) else isinstance(value, Trees)
-    return "trees" if is_trees else "network"
-
-
-AnyModel = Annotated[
-    Annotated[Model, Tag("network")] | Annotated[Trees, Tag("trees")],
-    Discriminator(_kind_of_model),
-]
 
 
 class Optim(Section):

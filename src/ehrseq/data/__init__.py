@@ -1,6 +1,7 @@
 """From a store to padded batches."""
 
-from ehrseq.config.schema import EventsConfig, GridConfig, Outputs, RepresentationConfig, TimepointsConfig
+from ehrseq.config.representation import EventsConfig, GridConfig, RepresentationConfig, TimepointsConfig
+from ehrseq.config.schema import Outputs
 from ehrseq.data.batch import EventBatch, GridBatch, SequenceBatch, StepBatch, TimepointBatch
 from ehrseq.data.dataset import HistoryDataset
 from ehrseq.data.events import Events

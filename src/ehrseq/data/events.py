@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import EventsConfig
+from ehrseq.config.representation import EventsConfig
 from ehrseq.data.batch import EventBatch
 from ehrseq.data.representation import Representation
 from ehrseq.store.format import HOUR, Store, pack_events

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import GridConfig
+from ehrseq.config.representation import GridConfig
 from ehrseq.data.batch import GridBatch
 from ehrseq.data.representation import Representation
 from ehrseq.store.format import HOUR, Store

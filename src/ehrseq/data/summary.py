@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import SummaryConfig
+from ehrseq.config.model import SummaryConfig
 from ehrseq.store.format import HOUR, Store, take_events
 from ehrseq.store.search import most_frequent, numbers_between, search_within
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import TimepointsConfig
+from ehrseq.config.representation import TimepointsConfig
 from ehrseq.data.batch import TimepointBatch
 from ehrseq.data.representation import Representation
 from ehrseq.store.format import HOUR, Store

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ehrseq.config.schema import GridConfig
+from ehrseq.config.representation import GridConfig
 from ehrseq.data.batch import GridBatch, StepBatch
 from ehrseq.data.grid import Grid
 from ehrseq.data.representation import Representation

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ehrseq.config.component import Component, is_allowed
 from ehrseq.config.components import JoinedLabels
 from ehrseq.config.fit import PLAIN_LOSS
-from ehrseq.config.schema import AnyModel, Blend, Loss, Optim, Task, Teacher, Trees
+from ehrseq.config.model import AnyModel, Blend, Teacher, Trees
+from ehrseq.config.schema import Loss, Optim, Task
 from ehrseq.config.targets import ForecastTarget, Part, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source

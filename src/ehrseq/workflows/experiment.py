@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.model import Trees
+from ehrseq.config.schema import Settings
 from ehrseq.files import is_current, read_json
 from ehrseq.tracking import RunLink
 from ehrseq.workflows import audit, evaluate, explain, prepare, report, track, train

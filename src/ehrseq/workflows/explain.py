@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import GridConfig, Settings
+from ehrseq.config.representation import GridConfig
+from ehrseq.config.schema import Settings
 from ehrseq.config.targets import ForecastTarget, SeveralTarget, columns_of
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.files import atomic_folder, is_current, read_json, write_json, write_manifest

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ehrseq.config.schema import Settings, Trees
+from ehrseq.config.model import Trees
+from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError
 from ehrseq.plotting import BLUE, GREY, new_figure
 from ehrseq.workflows import prepare

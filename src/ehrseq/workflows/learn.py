@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.baselines import import_lightgbm
-from ehrseq.config.schema import Blend, Settings, Trees
+from ehrseq.config.model import Blend, Trees
+from ehrseq.config.schema import Settings
 from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
 from ehrseq.errors import DataError
 from ehrseq.store import Store

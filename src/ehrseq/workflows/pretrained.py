@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ehrseq.config.schema import GridConfig, Model, Settings, Trees
+from ehrseq.config.model import Model, Trees
+from ehrseq.config.representation import GridConfig
+from ehrseq.config.schema import Settings
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.meds import schema
 from ehrseq.store.search import most_frequent

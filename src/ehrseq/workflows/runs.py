@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ehrseq.baselines.gbm import FILE as TREES
 from ehrseq.config.load import read_settings
-from ehrseq.config.schema import Blend, Loader, Settings, Trainer, Trees
+from ehrseq.config.model import Blend, Trees
+from ehrseq.config.schema import Loader, Settings, Trainer
 from ehrseq.config.targets import Target, read_target
 from ehrseq.errors import RunError
 from ehrseq.files import digest_file, digest_json, read_json, read_manifest

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.config.schema import Outputs, RepresentationConfig, Settings, SummaryConfig
+from ehrseq.config.model import SummaryConfig
+from ehrseq.config.representation import RepresentationConfig
+from ehrseq.config.schema import Outputs, Settings
 from ehrseq.config.targets import ForecastTarget
 from ehrseq.store import Store
 from ehrseq.workflows.member_folds import MemberFolds

@@ -11,7 +11,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from ehrseq.baselines import import_lightgbm
-from ehrseq.config.schema import Teacher
+from ehrseq.config.model import Teacher
 from ehrseq.config.targets import BinaryTarget
 from ehrseq.files import atomic_file, digest_json
 from ehrseq.store import Store
