@@ -50,19 +50,21 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
     train, tuning = store.samples("train"), store.samples("tuning")
     outcome = store.arrays.sample_label[:, 0]
     read, watched = (summarise(store, part, teacher.summary)[0] for part in (train, tuning))
+    parameters = {
+        **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50, "verbosity": -1},
+        **{"feature_fraction": 0.2, "bagging_fraction": 0.8, "bagging_freq": 1, "reg_lambda": 10.0},
+        **{"deterministic": True, "force_row_wise": True, "data_random_seed": 1},
+    }
+    bins = lightgbm.Dataset(read, outcome[train], params=parameters)  # of features alone, for all trees
     told = np.zeros((2, len(train)))
     for repeat in range(2):
         fold = MemberFolds(3, settings.seed + repeat).of_samples(store)[train]
         for number in range(3):
             others, own = train[fold != number], train[fold == number]
             assert not set(store.subjects_of(others)) & set(store.subjects_of(own))
-            data = lightgbm.Dataset(read[fold != number], outcome[others])
+            data = lightgbm.Dataset(read[fold != number], outcome[others], reference=bins, params=parameters)
             booster = lightgbm.train(
-                {
-                    **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50},
-                    **{"feature_fraction": 0.2, "bagging_fraction": 0.8, "bagging_freq": 1, "reg_lambda": 10.0},
-                    **{"deterministic": True, "force_row_wise": True, "seed": settings.seed + repeat, "verbosity": -1},
-                },
+                {**parameters, "seed": settings.seed + repeat},
                 data,
                 3000,
                 valid_sets=[data.create_valid(watched, outcome[tuning])],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FILE = "trees.txt"
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Report = Callable[[Mapping[str, float], int], None]  # (figures, trees so far)
 _BINARY = BinaryTarget(kind="binary")
 # LightGBM's names of our figures; those of other targets are our own.
@@ -82,10 +83,12 @@ class GradientBoosting:
             # a tree that may use a fifth of the features is grown up to three times as fast as by rows.
             "deterministic": True,
             "force_col_wise": True,
+            "data_random_seed": 1,  # of the histories by which bins are found, where there are very many
             "verbosity": -1,
         }
+        self._columns = 1
         if isinstance(target, MulticlassTarget):
-            self.parameters["num_class"] = len(target.classes)
+            self._columns = self.parameters["num_class"] = len(target.classes)
         self.best, self.trained, self.score = 0, 0, float("nan")
         self._booster: Booster | None = None
 
@@ -114,25 +117,81 @@ class GradientBoosting:
             ConfigError: If LightGBM is not installed.
             TrainingError: If the outcomes are none of the target, or all the same.
         """
-        lightgbm = import_lightgbm()
         for name, (_, outcome) in (("train", train), ("tuning", tuning)):
             self._check(outcome[:, 0], name)
+        positive, weight = 1.0, None
+        if isinstance(self.target, BinaryTarget):
+            positive = _positive_weight(train[1][:, 0], class_weight)
+        elif class_weight == "balanced":
+            weight = _balance(train[1][:, 0])
+        data = self._bin(train, weight)
+        self._grow(data, data.create_valid(tuning[0], self._learned(tuning[1])), monitor, seed, positive, report)
+
+    def cross_fit(
+        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], folds: Ints, *, monitor: str, seed: int
+    ) -> Floats:
+        """What trees say of each history of `train`, grown on the folds that it is not in; what was fitted is gone.
+
+        All trees share the bins in which LightGBM counts features, those of the whole `train`: to find them takes as
+        long as to grow trees.
+
+        Args:
+            train: Features (M, K) and outcomes (M, 1); NaN where one is not known: nothing is learned there.
+            tuning: Likewise, all known; as in `fit`, it decides when trees stop growing.
+            folds: (R, M) the fold of each history; each of R repeats has its own.
+            monitor: As in `fit`.
+            seed: Of the first repeat; each has another.
+
+        Returns:
+            Predictions (R, M, P).
+
+        Raises:
+            ConfigError: If LightGBM is not installed.
+            TrainingError: If outcomes are none of the target, or all the same without a fold.
+        """
+        features, outcome = train
+        self._check(tuning[1][:, 0], "tuning")
+        known = ~np.isnan(outcome[:, 0])
+        data = self._bin((features, np.nan_to_num(outcome)))
+        watched = data.create_valid(tuning[0], self._learned(tuning[1]))
+        told = np.empty((*folds.shape, self._columns))
+        for number, fold in enumerate(folds):
+            for own in np.unique(fold):
+                grown = np.flatnonzero((fold != own) & known)
+                self._check(outcome[grown, 0], "train")
+                self._grow(data.subset(grown.tolist()), watched, monitor, seed + number)
+                told[number, fold == own] = self.predict(features[fold == own])
+        return told
+
+    def _bin(self, train: tuple[Matrix, Matrix], weight: Matrix | None = None) -> "Dataset":
+        """Features and outcomes, as LightGBM reads them."""
+        data: Dataset = import_lightgbm().Dataset(
+            train[0], self._learned(train[1]), weight=weight, params=self.parameters
+        )
+        return data
+
+    def _grow(
+        self,
+        train: "Dataset",
+        tuning: "Dataset",
+        monitor: str,
+        seed: int,
+        positive: float = 1.0,
+        report: Report | None = None,
+    ) -> None:
+        """Grow trees, see `fit`; `positive` is what a positive counts, where a negative counts 1."""
+        lightgbm = import_lightgbm()
         watched = monitor.removeprefix("tuning/")
         # What is first decides when to stop; the others are for the report alone, and cost a fifth of the time.
         others = [name for name in ("loss", *WATCHED[self.target.kind]) if name != watched] if report else []
         order = [watched, *others]
-        parameters = {**self.parameters, "seed": seed}
-        weight, figures = None, None
+        parameters, figures = {**self.parameters, "seed": seed}, None
         if isinstance(self.target, BinaryTarget):
-            parameters |= {"metric": [_FIGURES[name] for name in order]}
-            parameters |= {"scale_pos_weight": _positive_weight(train[1][:, 0], class_weight)}
+            parameters |= {"metric": [_FIGURES[name] for name in order], "scale_pos_weight": positive}
         else:
             parameters |= {"metric": "None"}
             figures = _Figures(self, order)
-            if class_weight == "balanced":
-                weight = _balance(train[1][:, 0])
-        data = lightgbm.Dataset(train[0], self._learned(train[1]), weight=weight)
-        valid = {"tuning": data.create_valid(tuning[0], self._learned(tuning[1]))} | ({"train": data} if report else {})
+        valid = {"tuning": tuning} | ({"train": train} if report else {})
         grown = 0
 
         def watch(environment: "CallbackEnv") -> None:
@@ -143,7 +202,7 @@ class GradientBoosting:
 
         booster: Booster = lightgbm.train(
             parameters,
-            data,
+            train,
             self.n_estimators,
             valid_sets=list(valid.values()),
             valid_names=list(valid),
@@ -159,12 +218,11 @@ class GradientBoosting:
     def predict(self, matrix: Matrix) -> Floats:
         """Predictions (M, P) of features (M, K), see `ehrseq.config.targets.prediction_names`."""
         booster = self._fitted()
-        columns = len(self.target.classes) if isinstance(self.target, MulticlassTarget) else 1
         if not len(matrix):
-            return np.empty((0, columns))
+            return np.empty((0, self._columns))
         threads = self.parameters["num_threads"]
         output = booster.predict(matrix, num_iteration=self.best, num_threads=threads)
-        return self.told(np.asarray(output, np.float64).reshape(-1, columns))
+        return self.told(np.asarray(output, np.float64).reshape(-1, self._columns))
 
     def told(self, output: Floats) -> Floats:
         """What LightGBM gives, in the unit of the outcomes."""
