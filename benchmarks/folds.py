@@ -6,9 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from ehrseq.config.load import load_settings
+from ehrseq.config.schema import Settings
 from ehrseq.workflows import experiment, prepare
-from ehrseq.workflows.runs import run_folder
+from ehrseq.workflows.evaluate import prediction_frame
+from ehrseq.workflows.runs import open_run, run_folder
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -17,8 +21,7 @@ FOLDS = 5
 
 def train(words: list[str], work: Path) -> tuple[Path, float | None]:
     """What `ehrseq train` does with these words, in this process; returns the run folder and the seconds it took."""
-    common = ["explain=none", "tracking=none", "evaluate.replicates=0"]
-    settings = load_settings([*words, *common, f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"])
+    settings = _settings(words, work)
     folder = run_folder(settings, prepare.run(settings))
     seconds = folder / "seconds.json"
     if not (folder / "evaluate" / "manifest.json").is_file():
@@ -26,6 +29,26 @@ def train(words: list[str], work: Path) -> tuple[Path, float | None]:
         experiment.run(settings)
         seconds.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
     return folder, json.loads(seconds.read_text()) if seconds.is_file() else None
+
+
+def score(words: list[str], split: str, work: Path) -> pl.DataFrame:
+    """What the run that `train` made of these words predicts of another split; kept in its folder."""
+    settings = _settings(words, work)
+    prepared = prepare.run(settings)
+    trained = open_run(run_folder(settings, prepared))
+    kept = trained.folder / f"{split}.parquet"
+    if not kept.is_file():
+        store = prepared.open()
+        samples = store.samples(split)
+        told = trained.recalibrate(trained.scorer().score(store, samples, settings), settings.recalibration)
+        outcome = store.arrays.sample_label[samples]
+        prediction_frame(store, trained.target(), samples, told, outcome).write_parquet(kept)
+    return pl.read_parquet(kept)
+
+
+def _settings(words: list[str], work: Path) -> Settings:
+    common = ["explain=none", "tracking=none", "evaluate.replicates=0"]
+    return load_settings([*words, *common, f"paths.data={work / 'data'}", f"paths.runs={work / 'runs'}"])
 
 
 def keep(result: Path, work: Path, model: str, figures: dict[str, Any]) -> None:

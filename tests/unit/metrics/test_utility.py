@@ -85,11 +85,33 @@ def test_equals_the_slow_loop(stays: list[Stay], threshold: float) -> None:
 @given(cohorts)
 def test_no_other_threshold_is_better(stays: list[Stay]) -> None:
     subject, label, score = arrays(stays)
-    found = best_threshold(subject, label, score)
+    found = best_threshold(subject, label, score, replicates=0)
     tried = [slow_normalised(stays, threshold) for threshold in (*np.unique(score), np.inf)]
     assert found.utility == pytest.approx(max(tried), abs=1e-9, nan_ok=True)
     if label.any():
         assert normalised_utility(subject, label, score >= found.threshold) == pytest.approx(found.utility, abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cohorts)
+def test_a_threshold_is_in_the_middle_of_those_of_drawn_stays(stays: list[Stay]) -> None:
+    subject, label, score = arrays(stays)
+    thresholds = [np.inf, *sorted(set(score), reverse=True)]
+    places = []
+    for draw in np.random.default_rng(3).integers(len(stays), size=(30, len(stays))):
+        drawn = [stays[number] for number in draw]
+        if any(any(labels) for labels, _ in drawn):
+            tried = [slow_normalised(drawn, threshold) for threshold in thresholds]
+            places.append(int(np.argmax(np.array(tried) > max(tried) - 1e-9)))
+    found = best_threshold(subject, label, score, replicates=30, seed=3)
+    if not label.any():
+        assert np.isnan(found.threshold)
+        return
+    assert found.threshold == thresholds[int(np.mean(places))]
+    assert normalised_utility(subject, label, score >= found.threshold) == pytest.approx(found.utility, abs=1e-9)
+    # Alarms depend on the order of the scores alone.
+    moved = best_threshold(subject, label, np.exp(score), replicates=30, seed=3)
+    assert moved.threshold == pytest.approx(np.exp(found.threshold))
 
 
 @settings(max_examples=60, deadline=None)
