@@ -103,7 +103,7 @@ class Told(NamedTuple):
         """One model, trained on all folds."""
         # Trees summarise each hour's history by themselves; networks pass over a stay once.
         words = ["source=physionet2019", "task=sepsis"] if model == "gbm" else ["experiment=physionet2019"]
-        words += ["~model.embedding.features"] if model == "gru_d" else []
+        words += ["~model.embedding.features", "~model.embedding.input_dropout"] if model == "gru_d" else []
         words += [f"model={model}", f"source.path={archive}", f"seed={seed}", f"split.folds={FOLDS}"]
         tables: dict[str, list[pl.DataFrame]] = {"held_out": [], "tuning": []}
         seconds = []
