@@ -105,15 +105,16 @@ class Told(NamedTuple):
         words = ["source=physionet2019", "task=sepsis"] if model == "gbm" else ["experiment=physionet2019"]
         words += ["~model.embedding.features", "~model.embedding.input_dropout"] if model == "gru_d" else []
         words += [f"model={model}", f"source.path={archive}", f"seed={seed}", f"split.folds={FOLDS}"]
-        tables: dict[str, list[pl.DataFrame]] = {"held_out": [], "tuning": []}
-        seconds = []
+        held_out, tuning, seconds = [], [], []
         for fold in range(FOLDS):
             own = [*words, f"split.fold={fold}"]
-            seconds.append(train(own, work)[1])
-            for split, told in tables.items():
-                told.append(score(own, split, work).with_columns(fold=fold))
-        held_out, tuning = (pl.concat(told).sort("fold", "subject_id", "prediction_time") for told in tables.values())
-        return cls(held_out, tuning, tuple(took for took in seconds if took is not None))
+            folder, took = train(own, work)
+            told = pl.read_parquet(folder / "evaluate" / "predictions.parquet")
+            held_out.append(told.with_columns(fold=fold))
+            tuning.append(score(own, "tuning", work).with_columns(fold=fold))
+            seconds += [] if took is None else [took]
+        order = "fold", "subject_id", "prediction_time"
+        return cls(pl.concat(held_out).sort(order), pl.concat(tuning).sort(order), tuple(seconds))
 
     @classmethod
     def mean(cls, parts: list["Told"]) -> "Told":

@@ -124,8 +124,7 @@ class GradientBoosting:
             positive = _positive_weight(train[1][:, 0], class_weight)
         elif class_weight == "balanced":
             weight = _balance(train[1][:, 0])
-        data = self._bin(train, weight)
-        self._grow(data, data.create_valid(tuning[0], self._learned(tuning[1])), monitor, seed, positive, report)
+        self._grow(*self._bin(train, tuning, weight), monitor, seed, positive, report)
 
     def cross_fit(
         self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], folds: Ints, *, monitor: str, seed: int
@@ -152,8 +151,7 @@ class GradientBoosting:
         features, outcome = train
         self._check(tuning[1][:, 0], "tuning")
         known = ~np.isnan(outcome[:, 0])
-        data = self._bin((features, np.nan_to_num(outcome)))
-        watched = data.create_valid(tuning[0], self._learned(tuning[1]))
+        data, watched = self._bin((features, np.nan_to_num(outcome)), tuning)
         told = np.empty((*folds.shape, self._columns))
         for number, fold in enumerate(folds):
             for own in np.unique(fold):
@@ -163,12 +161,15 @@ class GradientBoosting:
                 told[number, fold == own] = self.predict(features[fold == own])
         return told
 
-    def _bin(self, train: tuple[Matrix, Matrix], weight: Matrix | None = None) -> "Dataset":
-        """Features and outcomes, as LightGBM reads them."""
+    def _bin(
+        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], weight: Matrix | None = None
+    ) -> tuple["Dataset", "Dataset"]:
+        """Features and outcomes of both, as LightGBM reads them, by the bins of `train`."""
+        features, outcome = train
         data: Dataset = import_lightgbm().Dataset(
-            train[0], self._learned(train[1]), weight=weight, params=self.parameters
+            features, self._learned(outcome), weight=weight, params=self.parameters
         )
-        return data
+        return data, data.create_valid(tuning[0], self._learned(tuning[1]))
 
     def _grow(
         self,

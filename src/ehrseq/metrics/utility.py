@@ -116,19 +116,20 @@ def best_threshold(
         return Threshold(float("nan"), float("nan"))
     scores = np.asarray(score, np.float64)
     order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
+    scores, gain = scores[order], gain[order]
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
     thresholds = np.append(np.inf, scores[ends])
 
-    def by_threshold(ordered: Floats) -> Floats:
+    def by_threshold(gains: Floats) -> Floats:
         # Rounded, so that what is equal is: of equals it is the highest threshold.
-        return np.append(0.0, np.cumsum(ordered)[ends]).round(9)
+        return np.append(0.0, np.cumsum(gains)[ends]).round(9)
 
-    total = by_threshold(gain[order])
+    total = by_threshold(gain)
     people, who = np.unique(np.asarray(subject), return_inverse=True)
     is_septic = np.bincount(who, weights=np.asarray(label, np.float64)) > 0
+    who = who[order]
     places = [
-        np.argmax(by_threshold((gain * drawn[who])[order]))
+        np.argmax(by_threshold(gain * drawn[who]))
         for weights in Draws(people, replicates, seed)
         for drawn in weights[weights @ is_septic > 0]
     ]
