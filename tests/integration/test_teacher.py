@@ -17,6 +17,7 @@ from ehrseq.config.load import load_settings
 from ehrseq.config.model import Teacher
 from ehrseq.config.schema import Settings
 from ehrseq.config.targets import SeveralTarget, columns_of
+from ehrseq.data.copies import add_copies
 from ehrseq.data.summary import summarise
 from ehrseq.errors import ConfigError
 from ehrseq.nn import Told, make_objective
@@ -29,6 +30,7 @@ from ehrseq.workflows.teacher import teach
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = (
     *("source.n_subjects=600", "teacher=trees", "teacher.folds=3", "teacher.repeats=2", "teacher.weight=0.6"),
+    "teacher.copies.number=2",
     *("teacher.booster.learning_rate=0.1", "teacher.booster.patience=20", "teacher.booster.threads=2"),
     *("trainer.max_epochs=2", "trainer.accelerator=cpu", "evaluate.replicates=0", "evaluate.figures=false"),
 )
@@ -50,13 +52,15 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
     train, tuning = store.samples("train"), store.samples("tuning")
     outcome = store.arrays.sample_label[:, 0]
     read, watched = (summarise(store, part, teacher.summary)[0] for part in (train, tuning))
+    copied = add_copies(store, teacher.copies, settings.seed)
+    copies = summarise(copied, np.arange(len(outcome), len(outcome) + 2 * len(train)), teacher.summary)[0]
     parameters = {
         **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50, "verbosity": -1},
         **{"feature_fraction": 0.2, "bagging_fraction": 0.8, "bagging_freq": 1, "reg_lambda": 10.0},
         **{"deterministic": True, "force_row_wise": True, "data_random_seed": 1},
     }
     bins = lightgbm.Dataset(read, outcome[train], params=parameters)  # of features alone, for all trees
-    told = np.zeros((2, len(train)))
+    told = np.zeros((2, 3, len(train)))
     for repeat in range(2):
         fold = MemberFolds(3, settings.seed + repeat).of_samples(store)[train]
         for number in range(3):
@@ -70,12 +74,16 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
                 valid_sets=[data.create_valid(watched, outcome[tuning])],
                 callbacks=[lightgbm.early_stopping(20, verbose=False)],
             )
-            told[repeat, fold == number] = booster.predict(read[fold == number], num_iteration=booster.best_iteration)
+            for place, matrix in enumerate((read, *np.split(copies, 2))):
+                risk = booster.predict(matrix[fold == number], num_iteration=booster.best_iteration)
+                told[repeat, place, fold == number] = risk
     taught, teaching = teach(teacher, store, settings.seed, tmp_path)
     logit, risk = taught.arrays.sample_auxiliary[:, -1], told.mean(axis=0)
-    np.testing.assert_allclose(logit[train], np.log(risk / (1 - risk)), atol=1e-5)
-    assert np.isnan(np.delete(logit, train)).all()
-    np.testing.assert_array_equal(taught.arrays.sample_label, store.arrays.sample_label)
+    known = taught.samples("train")
+    np.testing.assert_allclose(logit[known], np.log(risk / (1 - risk)).ravel(), atol=1e-5)
+    assert np.isnan(np.delete(logit, known)).all()
+    np.testing.assert_array_equal(taught.arrays.sample_label, copied.arrays.sample_label)
+    np.testing.assert_array_equal(taught.arrays.time, copied.arrays.time)
     assert teaching == (0.6, None)
     _, teaching = teach(teacher.model_copy(update={"match": "logits"}), store, settings.seed, tmp_path)
     assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
@@ -100,17 +108,19 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
     (file,) = (tmp_path / "teachers").iterdir()
 
     # Anything that trees read makes another lesson.
+    noisier = teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"noise": 0.2})})
     permuted = store.arrays.sample_label.copy()
     permuted[store.samples("train")] = permuted[store.samples("train")][::-1]
     folds = MemberFolds(3, 0).store_of(store, 0)
     for other in (
         told(teacher, store, 2),
         told(teacher.model_copy(update={"repeats": 1}), store, 1),
+        told(noisier, store, 1),
         told(teacher, replace(store, arrays=replace(store.arrays, sample_label=permuted)), 1),
         told(teacher, folds, 1),
     ):
         assert other[1] == "grown on other subjects"
-    assert len(list((tmp_path / "teachers").iterdir())) == 5
+    assert len(list((tmp_path / "teachers").iterdir())) == 6
 
     # A file that was cut short, or holds something else, is not believed.
     for content in (b"", file.read_bytes()[:200], b"no array"):
@@ -127,8 +137,8 @@ def test_outcomes_that_are_not_known_teach_no_trees(settings: Settings, store: S
     for split in ("train", "tuning"):
         label[store.samples(split)[::5], 0] = np.nan  # which trees would refuse to grow on
     taught, _ = teach(teacher, replace(store, arrays=replace(store.arrays, sample_label=label)), 0, tmp_path)
-    np.testing.assert_array_equal(taught.arrays.sample_label, label)
-    assert np.isfinite(taught.arrays.sample_auxiliary[store.samples("train"), -1]).all()
+    np.testing.assert_array_equal(taught.arrays.sample_label[: len(label)], label)
+    assert np.isfinite(taught.arrays.sample_auxiliary[taught.samples("train"), -1]).all()
 
 
 @pytest.mark.parametrize("scale", [None, 0.1])
@@ -148,15 +158,17 @@ def test_the_loss_is_that_of_the_outcome_and_of_what_is_told(
         p = 1 / (1 + np.exp(-z))
         return float(-(np.exp(shift) * y * np.log(p) + (1 - y) * np.log(1 - p)))
 
-    total = 0.0
+    learned, matched, either = [], [], 0
     for z, y, r in zip(logit.flatten().tolist(), outcome.flatten().tolist(), told.flatten().tolist(), strict=True):
+        either += not (np.isnan(y) and np.isnan(r))
         if not np.isnan(y):
+            learned.append((1.0 if np.isnan(r) else 0.4) * entropy(z, y))
+        if not np.isnan(r):  # of a copy, whose outcome nobody knows, as well
             away = entropy(z, 1 / (1 + np.exp(-r))) if scale is None else scale * (z - r - shift) ** 2 / 2
-            total += entropy(z, y) if np.isnan(r) else 0.4 * entropy(z, y) + 0.6 * away
+            matched.append(0.6 * away)
     terms, counts = objective.terms(logit, outcome, Told(told, 0.6, scale))
-    known = int((~outcome.isnan()).sum())
-    assert counts.tolist() == [known]
-    assert float(terms.sum()) == pytest.approx(total / known, abs=1e-12)
+    assert counts.tolist() == [either]
+    assert float(terms.sum()) == pytest.approx(np.mean(learned) + np.mean(matched), abs=1e-12)
     assert float(objective.terms(logit, outcome)[0]) == pytest.approx(float(objective.loss(logit, outcome)), abs=1e-12)
 
 

@@ -127,7 +127,14 @@ class GradientBoosting:
         self._grow(*self._bin(train, tuning, weight), monitor, seed, positive, report)
 
     def cross_fit(
-        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], folds: Ints, *, monitor: str, seed: int
+        self,
+        train: tuple[Matrix, Matrix],
+        tuning: tuple[Matrix, Matrix],
+        folds: Ints,
+        *,
+        monitor: str,
+        seed: int,
+        copies: Sequence[Matrix] = (),
     ) -> Floats:
         """What trees say of each history of `train`, grown on the folds that it is not in; what was fitted is gone.
 
@@ -140,9 +147,10 @@ class GradientBoosting:
             folds: (R, M) the fold of each history; each of R repeats has its own.
             monitor: As in `fit`.
             seed: Of the first repeat; each has another.
+            copies: Features (M, K) of C other histories of the same subjects, which the same trees tell of.
 
         Returns:
-            Predictions (R, M, P).
+            Predictions (R, 1 + C, M, P).
 
         Raises:
             ConfigError: If LightGBM is not installed.
@@ -152,13 +160,14 @@ class GradientBoosting:
         self._check(tuning[1][:, 0], "tuning")
         known = ~np.isnan(outcome[:, 0])
         data, watched = self._bin((features, np.nan_to_num(outcome)), tuning)
-        told = np.empty((*folds.shape, self._columns))
+        told = np.empty((len(folds), 1 + len(copies), folds.shape[1], self._columns))
         for number, fold in enumerate(folds):
             for own in np.unique(fold):
                 grown = np.flatnonzero((fold != own) & known)
                 self._check(outcome[grown, 0], "train")
                 self._grow(data.subset(grown.tolist()), watched, monitor, seed + number)
-                told[number, fold == own] = self.predict(features[fold == own])
+                for place, matrix in enumerate((features, *copies)):
+                    told[number, place, fold == own] = self.predict(matrix[fold == own])
         return told
 
     def _bin(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from ehrseq.config.components import AnyComponent
 from ehrseq.config.section import Section
@@ -36,6 +36,16 @@ class Trees(Section):
     booster: AnyComponent
 
 
+class Copies(Section):
+    """Changed copies of the histories of `train`, see `ehrseq.data.copies`."""
+
+    number: NonNegativeInt
+    partners: PositiveInt
+    exchanged: Annotated[float, Field(ge=0, le=1)]
+    left_out: Annotated[float, Field(ge=0, lt=1)]
+    noise: Annotated[float, Field(ge=0)]
+
+
 class Teacher(Section):
     """Trees that tell the network of histories that they have not seen, see `ehrseq.workflows.teacher`."""
 
@@ -43,6 +53,7 @@ class Teacher(Section):
     weight: Annotated[float, Field(gt=0, le=1)]
     folds: Annotated[int, Field(ge=2)]
     repeats: PositiveInt
+    copies: Copies
     summary: SummaryConfig
     booster: AnyComponent
 

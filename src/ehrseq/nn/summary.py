@@ -41,9 +41,9 @@ class SummaryNetwork(nn.Module):
         windows: Numbers w of steps.
         hour_pieces: Whether hours since the first step are bent at `HOUR_KNOTS`, in place of the few knots of amounts:
             for predictions all along a stay.
-        standard: Whether figures are read as they are, standardised by `train` (see `fit`), and only the last value in
-            pieces; else all in pieces. What is rare, such as a measurement that few are given, then counts for as much
-            as what is common.
+        standard: Whether figures are standardised by `train` (see `fit`), and read as they are and in pieces; else in
+            pieces alone. What is rare, such as a measurement that few are given, then counts for as much as what is
+            common; so there are also means of what was observed in the last w steps alone.
         input_dropout: Dropout probability of the summary.
         dropout: Dropout probability of the hidden layers, each member's own.
 
@@ -77,9 +77,9 @@ class SummaryNetwork(nn.Module):
         self.windows = tuple(check_count("windows", steps) for steps in windows)
         self.hour_pieces = check_flag("hour_pieces", hour_pieces)
         self.standard = check_flag("standard", standard)
-        values, amounts = 7 + len(self.windows), 3 + len(self.windows)
+        values, amounts = 7 + len(self.windows) * (2 if standard else 1), 3 + len(self.windows)
         if standard:
-            each = values + amounts + len(KNOTS) - 1
+            each = (values + amounts) * len(KNOTS)
             self.register_buffer("mean", torch.zeros(num_features * (values + amounts)))
             self.register_buffer("spread", torch.ones(num_features * (values + amounts)))
         else:
@@ -147,7 +147,7 @@ class SummaryNetwork(nn.Module):
     def _whole(
         self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of whole histories: values (B, 7F + WF), amounts (B, 3F + WF), if ever seen (B, F), hours (B, 1)."""
+        """Of whole histories: V values (B, VF), amounts (B, 3F + WF), if ever seen (B, F), hours (B, 1)."""
         observed = observed.to(values.dtype)
         real = step_mask(lengths, values.shape[1])
         # Sums over all steps and over the last ones of each history, as products with their masks, (B, 1 + W, T).
@@ -172,6 +172,8 @@ class SummaryNetwork(nn.Module):
         for number, window in enumerate(self.windows, 1):
             figures.append(totals[:, number] / sizes.clamp(max=window))
             amounts.append(torch.log1p(counts[:, number]) / 2)
+        if self.standard:
+            figures += [(masks[:, 1:] @ seen_value / counts[:, 1:].clamp(min=_LEAST_COUNT)).flatten(1)]
         hours = hours_before[:, :1] - last_state(hours_before.unsqueeze(-1), lengths)
         return torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours
 
@@ -195,7 +197,7 @@ class SummaryNetwork(nn.Module):
     def _so_far(
         self, values: Tensor, observed: Tensor, hours_since: Tensor, hours_before: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """At each step: values (B, T, 7F + WF), amounts (B, T, 3F + WF), if ever seen (B, T, F), hours (B, T, 1)."""
+        """At each step: V values (B, T, VF), amounts (B, T, 3F + WF), if ever seen (B, T, F), hours (B, T, 1)."""
         observed = observed.to(values.dtype)
         step = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)[:, None]
         total, count = values.cumsum(1), observed.cumsum(1)
@@ -211,6 +213,11 @@ class SummaryNetwork(nn.Module):
         for window in self.windows:
             figures.append((total - _earlier(total, window)) / step.clamp(max=window))
             amounts.append(torch.log1p(count - _earlier(count, window)) / 2)
+        if self.standard:
+            measured = (values * observed).cumsum(1)
+            for window in self.windows:
+                inside = count - _earlier(count, window)
+                figures.append((measured - _earlier(measured, window)) / inside.clamp(min=1) * (inside > 0))
         hours = (hours_before[:, :1] - hours_before).unsqueeze(-1)
         return torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours
 
@@ -219,8 +226,7 @@ class SummaryNetwork(nn.Module):
         passed = pieces(hours, HOUR_KNOTS) if self.hour_pieces else pieces(scale_hours(hours), _AMOUNT_KNOTS)
         if self.standard:
             numbers = (torch.cat([figures, amounts], -1) - self.mean) / self.spread
-            last = figures[..., self.num_features : 2 * self.num_features]
-            summary = [pieces(last), numbers.clamp(-_FURTHEST, _FURTHEST)]
+            summary = [pieces(numbers), numbers.clamp(-_FURTHEST, _FURTHEST)]
         else:
             summary = [pieces(figures), pieces(amounts, _AMOUNT_KNOTS)]
         summary += [passed.to(figures.dtype), seen, pieces(statics), statics]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from blake3 import blake3
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ehrseq.baselines import import_lightgbm
 from ehrseq.config.model import Teacher
 from ehrseq.config.targets import BinaryTarget
+from ehrseq.data.copies import add_copies
 from ehrseq.files import atomic_file, digest_json
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster
@@ -35,19 +36,23 @@ def teach(
     (cross-fitting): of what they have seen, trees say little more than the outcome itself. As with networks, `tuning`
     decides when they stop growing; they say nothing of it.
 
+    A network matches trees the more closely the more they tell of. So they also tell of changed copies of the
+    histories, whose outcomes nobody knows (see `ehrseq.data.copies`): of a copy those trees tell that tell of the
+    subject it was made of.
+
     What trees tell depends on nothing but what they read, and is remembered by its digest: networks that are compared
     on the same folds have one teacher.
 
     Args:
         teacher: How trees grow, and how much they count.
-        store: The data; where an outcome is not known, nothing is learned.
-        seed: Of the trees and of the folds.
+        store: The data; where an outcome is not known, trees learn nothing.
+        seed: Of the trees, the folds and the copies.
         data: The folder of all data, where risks are remembered.
         report: Prints a line.
 
     Returns:
-        The store, with the logits as the last of the auxiliary outcomes (NaN outside of `train`), and how much they
-        count.
+        The store with the copies, as samples of `train` behind all others, and the logits as the last of the auxiliary
+        outcomes (NaN outside of `train`); and how much they count.
 
     Raises:
         ConfigError: If LightGBM is not installed.
@@ -55,9 +60,12 @@ def teach(
     """
     from ehrseq.training.module import Teaching
 
-    lesson = _Lesson.of(teacher, store, seed)
+    own = len(store.samples("train"))
+    folds = _deal(teacher, store, seed)
+    store = add_copies(store, teacher.copies, seed)
+    lesson = _Lesson.of(teacher, store, folds, seed)
     path = data / _FOLDER / f"{lesson.digest(teacher)}.npy"
-    risk = _recall(path, len(lesson.read))
+    risk = _recall(path, lesson.read.shape[:2])
     how = "told before" if risk is not None else "grown on other subjects"
     if risk is None:
         risk = lesson.tell(teacher)
@@ -67,19 +75,26 @@ def teach(
     train = store.samples("train")
     auxiliary = store.arrays.sample_auxiliary
     logit = np.full((len(auxiliary), 1), np.nan, auxiliary.dtype)
-    logit[train, 0] = np.log(risk / (1 - risk))
+    logit[train, 0] = np.log(risk / (1 - risk)).ravel()
     if report:
-        report(f"train: trees told their risks of {len(train):,} histories, {how}")
+        copies = f" and {len(train) - own:,} copies" if len(train) > own else ""
+        report(f"train: trees told their risks of {own:,} histories{copies}, {how}")
     arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
     scale = float(np.mean(risk * (1 - risk))) if teacher.match == "logits" else None
     return replace(store, arrays=arrays), Teaching(teacher.weight, scale)
 
 
-def _recall(path: Path, samples: int) -> NDArray[np.float64] | None:
+def _deal(teacher: Teacher, store: Store, seed: int) -> NDArray[np.int64]:
+    """By repeat, the fold of each sample of `train`, (R, M)."""
+    train = store.samples("train")
+    return np.stack([MemberFolds(teacher.folds, seed + n).of_samples(store)[train] for n in range(teacher.repeats)])
+
+
+def _recall(path: Path, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """Risks that were told before; None where there are none, or the file is damaged."""
     with suppress(OSError, ValueError, EOFError):
         risk = np.load(path, allow_pickle=False)
-        if risk.shape == (samples,):
+        if risk.shape == shape:
             return np.asarray(risk, np.float64)
     return None
 
@@ -89,8 +104,8 @@ class _Lesson:
     """All that trees read.
 
     Attributes:
-        read: Features of `train`, (M, K).
-        outcome: Of `train`, (M, 1); NaN where it is not known.
+        read: Features of `train`, and of its C copies, (1 + C, M, K).
+        outcome: Of `train`, without copies, (M, 1); NaN where it is not known.
         watched: Features of those of `tuning` whose outcome is known, (N, K).
         watched_outcome: Theirs, (N, 1).
         folds: By repeat, the fold of each sample of `train`, (R, M).
@@ -105,17 +120,17 @@ class _Lesson:
     seed: int
 
     @classmethod
-    def of(cls, teacher: Teacher, store: Store, seed: int) -> "_Lesson":
+    def of(cls, teacher: Teacher, store: Store, folds: NDArray[np.int64], seed: int) -> "_Lesson":
+        """Of a store with copies; folds (R, M)."""
         from ehrseq.data.summary import summarise
 
         train, tuning = store.samples("train"), store.samples("tuning")
         outcome = store.arrays.sample_label[:, :1]
         tuning = tuning[~np.isnan(outcome[tuning, 0])]
         (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (train, tuning))
-        dealt = [
-            MemberFolds(teacher.folds, seed + number).of_samples(store)[train] for number in range(teacher.repeats)
-        ]
-        return cls(read, outcome[train], watched, outcome[tuning], np.stack(dealt), seed)
+        samples = folds.shape[1]
+        own = read.reshape(1 + teacher.copies.number, samples, -1)
+        return cls(own, outcome[train[:samples]], watched, outcome[tuning], folds, seed)
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
@@ -135,9 +150,10 @@ class _Lesson:
         return str(total.hexdigest()[:32])
 
     def tell(self, teacher: Teacher) -> NDArray[np.float64]:
-        """The risk of each sample of `train`, (M,): the mean of what trees say that have not grown on its subject."""
+        """Risks, (1 + C, M): the mean of what trees say that have not grown on the subject."""
         trees = build_booster(teacher, BinaryTarget(kind="binary"))
-        train, tuning = (self.read, self.outcome), (self.watched, self.watched_outcome)
-        told = trees.cross_fit(train, tuning, self.folds, monitor="tuning/loss", seed=self.seed)
+        train, tuning = (self.read[0], self.outcome), (self.watched, self.watched_outcome)
+        given: dict[str, Any] = {"monitor": "tuning/loss", "seed": self.seed, "copies": list(self.read[1:])}
+        told = trees.cross_fit(train, tuning, self.folds, **given)
         mean: NDArray[np.float64] = told[..., 0].mean(axis=0)
         return mean

@@ -30,6 +30,9 @@ def figures_of(values: list[float], observed: list[float], hours: float, windows
     for window in windows:
         figures.append(sum(values[-window:]) / len(values[-window:]))
         amounts.append(math.log1p(sum(observed[-window:])) / 2)
+    for window in windows:  # read with `standard` alone
+        inside = [value for value, there in zip(values[-window:], observed[-window:], strict=True) if there]
+        figures.append(sum(inside) / len(inside) if inside else 0.0)
     return figures, amounts, [float(bool(seen))]
 
 
@@ -72,14 +75,14 @@ def test_members_against_a_plain_loop(hour_pieces: bool, standard: bool) -> None
             columns = [batch[name][row, :length, f].tolist() for name in ("values", "observed")]
             table.append(figures_of(columns[0], columns[1], batch["hours_since"][row, length - 1, f].item(), windows))
         # Figure by figure, all features of one beside each other; the pieces of a number stand together.
-        figures = [table[f][0][k] for k in range(7 + len(windows)) for f in range(F)]
+        figures = [table[f][0][k] for k in range(7 + len(windows) * (1 + standard)) for f in range(F)]
         amounts = [table[f][1][k] for k in range(3 + len(windows)) for f in range(F)]
         statics = batch["statics"][row].tolist()
         if standard:
-            last = [table[f][0][1] for f in range(F)]
-            summary = [piece for value in last for piece in bent(value, KNOTS)]
             known = zip(figures + amounts, net.mean.tolist(), net.spread.tolist(), strict=True)
-            summary += [min(max((number - mean) / spread, -5.0), 5.0) for number, mean, spread in known]
+            numbers = [(number - mean) / spread for number, mean, spread in known]
+            summary = [piece for number in numbers for piece in bent(number, KNOTS)]
+            summary += [min(max(number, -5.0), 5.0) for number in numbers]
         else:
             summary = [piece for figure in figures for piece in bent(figure, KNOTS)]
             summary += [piece for amount in amounts for piece in bent(amount, AMOUNTS)]
@@ -104,7 +107,7 @@ def test_figures_are_standardised_by_all_that_is_gone_through(steps: bool) -> No
     read: list[torch.Tensor] = []
     net.input_dropout.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     found = net.steps(**batch) if steps else net(**batch)
-    numbers = read[0][..., F * (len(KNOTS) - 1) :][..., : len(net.mean)]
+    numbers = read[0][..., len(net.mean) * (len(KNOTS) - 1) :][..., : len(net.mean)]
     if steps:
         numbers = numbers[torch.arange(T) < batch["lengths"][:, None]]
     assert len(numbers) == (int(batch["lengths"].sum()) if steps else B)

@@ -49,7 +49,10 @@ class BinaryObjective(Objective):
 
     def terms(self, output: Tensor, outcome: Tensor, told: Told | None = None) -> tuple[Tensor, Tensor]:
         """One; see `Objective.terms`."""
-        return self._loss(output, outcome, told)[None], (~outcome.isnan()).sum()[None]
+        known = ~outcome.isnan()
+        if told is not None:
+            known = known | ~told.logit.isnan()
+        return self._loss(output, outcome, told)[None], known.sum()[None]
 
     def loss(self, output: Tensor, outcome: Tensor) -> Tensor:
         """See `Objective.loss`."""
@@ -77,8 +80,9 @@ class BinaryObjective(Objective):
             else:
                 # Weighted outcomes raise the logits by the logarithm of the weight.
                 away = told.scale / 2 * (logits - teacher - self.get_buffer("weight").log()).square()
-            mixed = (1 - told.weight) * losses + told.weight * away
-            losses = torch.where(told.logit.isnan(), losses, mixed)
+            spoken = ~told.logit.isnan()
+            losses = torch.where(spoken, (1 - told.weight) * losses, losses)
+            return mean_of_known(losses, known) + told.weight * mean_of_known(away, spoken)
         return mean_of_known(losses, known)
 
     def predict(self, output: Tensor) -> Tensor:
