@@ -180,7 +180,7 @@ def main() -> None:
     """Run, print, keep the figures of every model that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archive", type=Path, default=DATA / "physionet2019" / "training_setB-first5000.tar.gz")
-    parser.add_argument("--models", default="gbm,lstm,gru,gru_d,lstm+gru+gru_d,gru_d+gbm")
+    parser.add_argument("--models", default="gbm,lstm,gru,gru_d,lstm+gru+gru_d,lstm+gbm,gru+gbm,gru_d+gbm")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2019")
     options = parser.parse_args()
