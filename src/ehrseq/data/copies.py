@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ehrseq.config.model import Copies
 from ehrseq.store.format import SPLIT_CODES, Arrays, Store, take_events
-from ehrseq.store.search import numbers_between, search_within
+from ehrseq.store.search import numbers_between, search_within, timepoints
 
 Ints = NDArray[np.int64]
 
@@ -56,7 +56,7 @@ def add_copies(store: Store, config: Copies, seed: int) -> Store:
             begin=first + events,
             end=last + events,
             event=copy.event,
-            timepoint=_timepoints(copy.owner, copy.event["time"], first),
+            timepoint=timepoints(count, copy.event["time"]),
             static=copy.static,
             sample_subject=subject + subjects,
             sample_time=cut,
@@ -72,15 +72,6 @@ def add_copies(store: Store, config: Copies, seed: int) -> Store:
         item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Arrays)
     }
     return replace(store, arrays=Arrays(**together))
-
-
-def _timepoints(owner: Ints, time: Ints, first: Ints) -> NDArray[np.int32]:
-    """See `Arrays.timepoint`; of events by subject and time."""
-    new = (np.diff(owner, prepend=-1) != 0) | (np.diff(time, prepend=-1) != 0)
-    number = np.cumsum(new)
-    filled = np.append(number, 0)[first]  # of subjects without events: anything
-    place: NDArray[np.int32] = (number - filled[owner]).astype(np.int32)
-    return place
 
 
 @dataclass(frozen=True)

@@ -202,22 +202,25 @@ class SummaryNetwork(nn.Module):
         step = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)[:, None]
         total, count = values.cumsum(1), observed.cumsum(1)
         seen, some = (count > 0).to(values.dtype), count.clamp(min=1)
-        mean = (values * observed).cumsum(1) / some
-        first = (values * observed * (count == 1)).cumsum(1)
+        measured = values * observed
+        measured_total = measured.cumsum(1)
+        mean = measured_total / some
+        first = (measured * (count == 1)).cumsum(1)
         most = torch.finfo(values.dtype).max
         high = torch.where(observed > 0, values, -most).cummax(1).values
         low = torch.where(observed > 0, values, most).cummin(1).values
         variance = ((values**2 * observed).cumsum(1) / some - mean**2).clamp(min=0)
         figures = [total / step, values, high * seen, low * seen, mean, first, (values - first) * seen]
         amounts = [torch.log1p(count) / 2, (variance + _LEAST_VARIANCE).sqrt() * seen, scale_hours(hours_since)]
+        means = []
         for window in self.windows:
+            inside = count - _earlier(count, window)
             figures.append((total - _earlier(total, window)) / step.clamp(max=window))
-            amounts.append(torch.log1p(count - _earlier(count, window)) / 2)
-        if self.standard:
-            measured = (values * observed).cumsum(1)
-            for window in self.windows:
-                inside = count - _earlier(count, window)
-                figures.append((measured - _earlier(measured, window)) / inside.clamp(min=1) * (inside > 0))
+            amounts.append(torch.log1p(inside) / 2)
+            if self.standard:
+                own = measured_total - _earlier(measured_total, window)
+                means.append(own / inside.clamp(min=1) * (inside > 0))
+        figures += means
         hours = (hours_before[:, :1] - hours_before).unsqueeze(-1)
         return torch.cat(figures, -1), torch.cat(amounts, -1), seen, hours
 

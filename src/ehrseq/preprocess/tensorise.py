@@ -11,6 +11,7 @@ from ehrseq.preprocess.fitted import Preprocessor
 from ehrseq.preprocess.groups import count_kept
 from ehrseq.preprocess.histories import History, HistoryReader
 from ehrseq.store.format import pack_events, take_events
+from ehrseq.store.search import timepoints
 from ehrseq.store.writer import PartWriter
 
 REPORT_SCHEMA = {
@@ -98,7 +99,7 @@ class _Tensoriser:
             count = count_kept(keep, count)
             kept = np.flatnonzero(keep)  # a take by position is several times as fast as one by flags
             event, time = take_events(event, kept), time.take(kept)
-        writer.append(history.subject, count, static, event=event, timepoint=_timepoints(count, time))
+        writer.append(history.subject, count, static, event=event, timepoint=timepoints(count, time))
 
     def _grow(self, codes: list[str]) -> None:
         """Look up the codes that are new since the last chunk."""
@@ -149,20 +150,6 @@ class _Tensoriser:
             }
             parts.append(pl.DataFrame(columns, schema=REPORT_SCHEMA))
         return pl.concat(parts)
-
-
-def _timepoints(count: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Number of each event's time among the different times of its subject."""
-    if not len(time):
-        return np.zeros(0, np.int32)
-    filled = count[count > 0]
-    begin = np.cumsum(filled) - filled
-    later = np.empty(len(time), bool)
-    np.not_equal(time[1:], time[:-1], out=later[1:])
-    later[begin] = False
-    number = np.cumsum(later, dtype=np.int32)
-    number -= np.repeat(number[begin], filled)
-    return number
 
 
 def _static_columns(preprocessor: Preprocessor) -> dict[int, tuple[int, int | None]]:

@@ -47,3 +47,17 @@ def most_frequent(subjects: Sequence[int], count: int | None) -> NDArray[np.int6
     if count is None or count >= len(subjects):
         return everything
     return np.sort(np.argsort(-np.array(subjects, np.int64), kind="stable")[:count])
+
+
+def timepoints(count: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Number of each event's time among the different times of its subject."""
+    if not len(time):
+        return np.zeros(0, np.int32)
+    filled = count[count > 0]
+    begin = np.cumsum(filled) - filled
+    later = np.empty(len(time), bool)
+    np.not_equal(time[1:], time[:-1], out=later[1:])
+    later[begin] = False
+    number = np.cumsum(later, dtype=np.int32)
+    number -= np.repeat(number[begin], filled)
+    return number

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from blake3 import blake3
@@ -60,7 +60,6 @@ def teach(
     """
     from ehrseq.training.module import Teaching
 
-    own = len(store.samples("train"))
     folds = _deal(teacher, store, seed)
     store = add_copies(store, teacher.copies, seed)
     lesson = _Lesson.of(teacher, store, folds, seed)
@@ -77,6 +76,7 @@ def teach(
     logit = np.full((len(auxiliary), 1), np.nan, auxiliary.dtype)
     logit[train, 0] = np.log(risk / (1 - risk)).ravel()
     if report:
+        own = lesson.read.shape[1]
         copies = f" and {len(train) - own:,} copies" if len(train) > own else ""
         report(f"train: trees told their risks of {own:,} histories{copies}, {how}")
     arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
@@ -153,7 +153,7 @@ class _Lesson:
         """Risks, (1 + C, M): the mean of what trees say that have not grown on the subject."""
         trees = build_booster(teacher, BinaryTarget(kind="binary"))
         train, tuning = (self.read[0], self.outcome), (self.watched, self.watched_outcome)
-        given: dict[str, Any] = {"monitor": "tuning/loss", "seed": self.seed, "copies": list(self.read[1:])}
-        told = trees.cross_fit(train, tuning, self.folds, **given)
+        copies = list(self.read[1:])
+        told = trees.cross_fit(train, tuning, self.folds, monitor="tuning/loss", seed=self.seed, copies=copies)
         mean: NDArray[np.float64] = told[..., 0].mean(axis=0)
         return mean

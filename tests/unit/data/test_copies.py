@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ehrseq.config.model import Copies
 from ehrseq.data.copies import add_copies
@@ -13,7 +12,6 @@ from ehrseq.store import Arrays, Store
 from ehrseq.store.format import pack_events
 
 HOURS, CODES, SUBJECTS = 12, 3, 40
-Ints = NDArray[np.int64]
 
 
 @pytest.fixture
