@@ -107,6 +107,13 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
     np.testing.assert_array_equal(lighter, first[0])
     (file,) = (tmp_path / "teachers").iterdir()
 
+    # How copies are changed says nothing where there are none.
+    alone, other = (
+        teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"number": 0, "noise": noise})})
+        for noise in (0.1, 0.2)
+    )
+    assert [told(one, store, 1)[1] for one in (alone, other)] == ["grown on other subjects", "told before"]
+
     # Anything that trees read makes another lesson.
     noisier = teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"noise": 0.2})})
     permuted = store.arrays.sample_label.copy()
@@ -120,7 +127,7 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
         told(teacher, folds, 1),
     ):
         assert other[1] == "grown on other subjects"
-    assert len(list((tmp_path / "teachers").iterdir())) == 6
+    assert len(list((tmp_path / "teachers").iterdir())) == 7
 
     # A file that was cut short, or holds something else, is not believed.
     for content in (b"", file.read_bytes()[:200], b"no array"):

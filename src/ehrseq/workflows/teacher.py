@@ -134,13 +134,13 @@ class _Lesson:
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
-        # What trees say does not depend on how it will be learned.
+        trees = build_booster(teacher, BinaryTarget(kind="binary"))
         how = {
-            **teacher.plain(),
-            "weight": None,
-            "match": None,
+            **trees.parameters,
+            "num_threads": None,  # changes no tree
+            "n_estimators": trees.n_estimators,
+            "patience": trees.patience,
             "seed": self.seed,
-            "parameters": build_booster(teacher, BinaryTarget(kind="binary")).parameters,
             "lightgbm": import_lightgbm().__version__,
         }
         total = blake3(digest_json(how).encode())
