@@ -108,11 +108,11 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
     (file,) = (tmp_path / "teachers").iterdir()
 
     # How copies are changed says nothing where there are none.
-    alone, other = (
+    none, noisy = (
         teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"number": 0, "noise": noise})})
         for noise in (0.1, 0.2)
     )
-    assert [told(one, store, 1)[1] for one in (alone, other)] == ["grown on other subjects", "told before"]
+    assert [told(one, store, 1)[1] for one in (none, noisy)] == ["grown on other subjects", "told before"]
 
     # Anything that trees read makes another lesson.
     noisier = teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"noise": 0.2})})
