@@ -243,6 +243,7 @@ MISFITS = [
     ),
     (["outputs=steps", "representation=events", "explain=none"], "outputs=steps needs representation=grid, not events"),
     (["loss.target_replication=0.5"], "loss.target_replication: model.pooling AttentionPooling"),
+    (["loss.outputs_share=0.5"], "loss.outputs_share=0.5 is for outputs=steps"),
     (["task=forecast"], "a forecast target needs outputs=steps, not last"),
     (
         ["task=forecast", "outputs=steps", "representation=events"],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ehrseq.baselines import find_thresholds
 from ehrseq.config.load import load_settings
 from ehrseq.config.representation import GridConfig
 from ehrseq.config.schema import Outputs, Settings
@@ -16,12 +17,12 @@ from ehrseq.data import HistoryDataset, StepBatch, StepHistories, represent
 from ehrseq.errors import ConfigError, DataError
 from ehrseq.explain.gradients import IntegratedGradients
 from ehrseq.explain.registry import cut_histories
-from ehrseq.nn import SequenceModel
+from ehrseq.nn import SequenceModel, read_batch
 from ehrseq.store import Store
 from ehrseq.training import inference
 from ehrseq.workflows import experiment, explain, prepare
 from ehrseq.workflows.build import build_model
-from ehrseq.workflows.learn import learn
+from ehrseq.workflows.learn import learn, set_up
 from ehrseq.workflows.runs import open_run
 
 WORDS = ["outputs=steps", "model/pooling=max", "model.pooling.with_last=true"]
@@ -56,7 +57,11 @@ def hourly(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Store]:
 def network(settings: Settings, store: Store) -> SequenceModel:
     torch.manual_seed(0)
     names, statics = len(store.codes), len(store.statics)
-    return build_model(settings.model, settings.task.target, settings.loss, names, statics).eval()
+    net = build_model(settings.model, settings.task.target, settings.loss, names, statics).eval()
+    assert net.summary is not None
+    if count := net.summary.thresholds:
+        net.summary.place(torch.randint(net.summary.numbers, (count,)), torch.randn(count) / 2)
+    return net
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "conv_lstm"])
@@ -89,9 +94,10 @@ def first_of_subject(store: Store, samples: NDArray[np.int64]) -> NDArray[np.int
     return np.array([np.searchsorted(subject, subject[sample]) for sample in samples])
 
 
-def test_changing_what_comes_later_changes_no_earlier_output(hourly: tuple[list[str], Store]) -> None:
+@pytest.mark.parametrize("more", [[], ["model.summary.thresholds=300", "model.summary.added=true"]])
+def test_changing_what_comes_later_changes_no_earlier_output(hourly: tuple[list[str], Store], more: list[str]) -> None:
     words, store = hourly
-    settings = load_settings([*words, *WORDS])
+    settings = load_settings([*words, *WORDS, *more])
     net = network(settings, store)
     subjects = np.unique(store.arrays.sample_subject[store.samples("held_out")])[:20]
     rng = np.random.default_rng(0)
@@ -134,6 +140,63 @@ def test_every_prediction_is_in_one_batch_with_its_own_outcome(hourly: tuple[lis
         assert len(np.unique(np.stack([rows.numpy(), own]), axis=1).T) == len(batch)
         seen.append(batch.samples[here].numpy())
     assert sorted(np.concatenate(seen).tolist()) == store.samples("train").tolist()
+
+
+@pytest.mark.parametrize("more", [[], ["model.summary.thresholds=300", "model.summary.added=true"]])
+def test_what_is_said_at_some_steps_is_what_is_said_there_of_all(
+    hourly: tuple[list[str], Store], more: list[str]
+) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS, *more])
+    net = network(settings, store)
+    dataset = HistoryDataset(represent(store, settings.representation, "steps"), store.samples("held_out"))
+    batch = next(iter(dataset.ordered(settings.loader)))
+    assert isinstance(batch, StepBatch)
+    torch.manual_seed(0)
+    some = batch.thinned(0.3)
+    there, left = batch.samples >= 0, some.samples >= 0
+    assert torch.equal(some.samples[left], batch.samples[left])
+    assert float(left.sum() / there.sum()) == pytest.approx(0.3, abs=0.1)
+    with torch.no_grad():
+        everywhere, wanted = net.at_steps(batch), net.at_steps(batch, left)
+    torch.testing.assert_close(wanted.opinions[left], everywhere.opinions[left], rtol=0, atol=1e-6)
+
+
+def test_a_batch_learns_from_its_share_of_the_predictions(hourly: tuple[list[str], Store]) -> None:
+    words, store = hourly
+    settings = load_settings([*words, *WORDS, "loss.outputs_share=0.25", "model.next_values=null"])
+    training = set_up(settings, store)
+    seen: list[int] = []
+    terms = training.module.model.terms
+    training.module.model.terms = lambda opinions, *rest: (seen.append(len(opinions)), terms(opinions, *rest))[1]  # type: ignore[method-assign,func-returns-value]
+    batches = list(training.train)
+    for batch in batches:
+        training.module.training_step(batch, 0)
+    assert len(seen) == len(batches)
+    assert sum(seen) / sum(int((batch.samples >= 0).sum()) for batch in batches) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("outputs", ["last", "steps"])
+def test_thresholds_are_those_of_what_is_learned(hourly: tuple[list[str], Store], outputs: str) -> None:
+    """By all rows, where there are so few; and the network is the same each time."""
+    words, store = hourly
+    settings = load_settings([*words, *WORDS, f"outputs={outputs}", "explain=none", "model.summary.thresholds=50"])
+    net = set_up(settings, store).module.model
+    summary = net.summary
+    assert summary is not None
+    dataset = HistoryDataset(represent(store, settings.representation, settings.outputs), store.samples("train"))
+    rows, learned = [], []
+    for batch in dataset.chunks():
+        numbers = summary.standardised(read_batch(batch, summary.reads), outputs == "steps")
+        rows.append(inference.here(batch, numbers).numpy())
+        learned.append(inference.here(batch, batch.targets)[:, 0].numpy())
+    assert len(np.concatenate(learned)) == len(store.samples("train"))
+    column, threshold = find_thresholds(np.concatenate(rows), np.concatenate(learned), 50, settings.seed)
+    np.testing.assert_array_equal(summary.column[: len(column)].numpy(), column)
+    np.testing.assert_array_equal(summary.threshold[: len(column)].numpy(), threshold)
+    again = set_up(settings, store).module.model.state_dict()
+    for name, weight in net.state_dict().items():
+        assert torch.equal(again[name], weight), name
 
 
 def test_steps_are_learned_from(hourly: tuple[list[str], Store], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ehrseq.nn.objectives import BinaryObjective
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
 from ehrseq.workflows.member_folds import MemberFolds
-from ehrseq.workflows.teacher import teach
+from ehrseq.workflows.teacher import _Lesson, teach
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = (
@@ -87,6 +87,33 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
     assert teaching == (0.6, None)
     _, teaching = teach(teacher.model_copy(update={"match": "logits"}), store, settings.seed, tmp_path)
     assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
+
+
+def test_two_kinds_of_trees_share_the_repeats(settings: Settings, store: Store, tmp_path: Path) -> None:
+    """Each tells in every second one; what both say is the mean, weighted by how many repeats they have."""
+    one = settings.teacher
+    assert one is not None
+    other = one.model_copy(update={"booster": one.booster.model_copy(update={"num_leaves": 3, "extra_trees": True})})
+    both = one.model_copy(update={"repeats": 3, "other": other.booster})
+
+    def risks(teacher: Teacher, seed: int) -> NDArray[np.float64]:
+        taught, _ = teach(teacher, store, seed, tmp_path)
+        return 1 / (1 + np.exp(-taught.arrays.sample_auxiliary[taught.samples("train"), -1].astype(np.float64)))
+
+    def alone(teacher: Teacher, deals: list[int], grown: int) -> NDArray[np.float64]:
+        """The mean over repeats with these seeds of the folds; the copies are those of seed 0."""
+        train = store.samples("train")
+        lesson = _Lesson.of(
+            teacher,
+            add_copies(store, teacher.copies, 0),
+            np.stack([MemberFolds(teacher.folds, deal).of_samples(store)[train] for deal in deals]),
+            grown,
+        )
+        return lesson.tell(teacher).ravel()
+
+    expected = (2 * alone(one, [0, 2], 0) + alone(other, [1], 3)) / 3
+    np.testing.assert_allclose(risks(both, 0), expected, rtol=1e-5)
+    assert np.abs(risks(one.model_copy(update={"repeats": 3}), 0) - expected).max() > 0.01
 
 
 def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings, store: Store, tmp_path: Path) -> None:
@@ -233,6 +260,7 @@ def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
         (["loss.focal=2"], "loss.focal=2.0: teacher=trees tells risks, not a yes or no; use teacher=none"),
         (["teacher.weight=0"], "teacher.weight"),
         (["teacher.folds=1"], "teacher.folds"),
+        (["teacher=trees_hourly", "teacher.repeats=1"], "teacher.repeats=1: teacher.other has every second repeat"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words: list[str], message: str) -> None:

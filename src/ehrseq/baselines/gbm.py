@@ -39,6 +39,8 @@ class GradientBoosting:
         feature_fraction: Share of the features that a tree may use.
         bagging_fraction: Share of the histories that a tree sees.
         reg_lambda: L2 penalty on the leaves.
+        extra_trees: Whether a threshold of each feature is drawn by chance, of which the best feature's is taken
+            (Geurts et al. 2006, "Extremely randomized trees").
         threads: None: what OpenMP takes, one a core; they change no tree.
         target: What is predicted: binary, multiclass (with its classes) or regression.
 
@@ -61,6 +63,7 @@ class GradientBoosting:
         feature_fraction: float = 0.2,
         bagging_fraction: float = 0.8,
         reg_lambda: float = 10.0,
+        extra_trees: bool = False,
         threads: int | None = None,
         target: Target = _BINARY,
     ) -> None:
@@ -78,6 +81,7 @@ class GradientBoosting:
             "bagging_fraction": bagging_fraction,
             "bagging_freq": 1,
             "reg_lambda": reg_lambda,
+            "extra_trees": extra_trees,
             "num_threads": threads or 0,
             # The same seed must give the same trees; by columns they are also the same with any number of threads, and
             # a tree that may use a fifth of the features is grown up to three times as fast as by rows.

@@ -106,6 +106,8 @@ def _teacher(settings: "Settings") -> str | None:
         return f"teacher=trees tells risks of a binary target, not of a {kind} one; use teacher=none"
     if settings.loss.focal:
         return f"loss.focal={settings.loss.focal}: teacher=trees tells risks, not a yes or no; use teacher=none"
+    if settings.teacher.other is not None and settings.teacher.repeats == 1:
+        return "teacher.repeats=1: teacher.other has every second repeat; give two or more, or teacher.other=null"
     return None
 
 
@@ -158,6 +160,8 @@ def _representation(settings: "Settings", model: "Model") -> str | None:
 
 
 def _steps(settings: "Settings", model: "Model") -> str | None:
+    if settings.outputs != "steps" and settings.loss.outputs_share < 1:
+        return f"loss.outputs_share={settings.loss.outputs_share:g} is for outputs=steps; else a history has one output"
     if settings.outputs != "steps" and not settings.loss.target_replication:
         return None
     asks = "outputs=steps" if settings.outputs == "steps" else "loss.target_replication"

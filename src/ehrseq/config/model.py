@@ -56,6 +56,7 @@ class Teacher(Section):
     copies: Copies
     summary: SummaryConfig
     booster: AnyComponent
+    other: AnyComponent | None
 
 
 class Blend(Section):

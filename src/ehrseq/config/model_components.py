@@ -239,8 +239,8 @@ class SummaryNetwork(Component):
     hidden_size: PositiveInt = 64
     members: PositiveInt = 16
     windows: tuple[PositiveInt, ...] = (6, 12, 24)
-    hour_pieces: bool = False
-    standard: bool = False
+    thresholds: NonNegativeInt = 0
+    added: bool = False
     input_dropout: Probability = 0.0
     dropout: Probability = 0.0
 
@@ -264,6 +264,7 @@ class GradientBoosting(Component):
     feature_fraction: Share = 0.2
     bagging_fraction: Share = 0.8
     reg_lambda: NonNegativeFloat = 10.0
+    extra_trees: bool = False
     threads: PositiveInt | None = None
 
 

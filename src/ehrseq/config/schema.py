@@ -134,6 +134,7 @@ class Loss(Section):
     logit_adjustment: NonNegativeFloat
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     target_replication: Probability
+    outputs_share: Annotated[float, Field(gt=0, le=1)]
     attention_entropy: NonNegativeFloat
     attention_gradient: NonNegativeFloat
     attention_consistency: NonNegativeFloat

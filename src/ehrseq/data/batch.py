@@ -1,7 +1,7 @@
 """Batches: frozen, documented, and checked when they are made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
 import torch
@@ -120,6 +120,11 @@ class StepBatch(GridBatch):
     """
 
     stepped: ClassVar[tuple[str, ...]] = (*GridBatch.stepped, "targets", "auxiliary", "samples")
+
+    def thinned(self, share: float) -> Self:
+        """The same histories with fewer predictions: each stays with this chance, by torch's random numbers."""
+        gone = torch.rand(self.samples.shape, device=self.samples.device) >= share
+        return replace(self, samples=self.samples.masked_fill(gone, -1))
 
 
 @dataclass(frozen=True)

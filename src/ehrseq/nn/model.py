@@ -63,8 +63,8 @@ class SequenceModel(nn.Module):
         pooling: Hidden states to vectors, (B, H'), and weights, (B, T).
         head: Vectors to outputs, (B, O).
         objective: Outputs to loss and predictions.
-        summary: Inputs to outputs, (B, K, O), which learn by themselves and count as much as the recurrent net's; none
-            by default.
+        summary: Inputs to outputs, (B, K, O), which learn by themselves and count as much as the recurrent net's, or
+            are added to it; none by default.
         next_values: What hidden states learn beside the outcome; none by default.
         hidden_dropout: Dropout probability of hidden states, one mask a history, the same at all its steps (Gal and
             Ghahramani 2016).
@@ -130,7 +130,8 @@ class SequenceModel(nn.Module):
             self.auxiliary.fit(auxiliary)
             self.head.bias[len(initial) :].copy_(self.auxiliary.initial(auxiliary))
         if self.summary is not None:
-            self.summary.bias.copy_(initial)
+            if not self.summary.added:
+                self.summary.bias.copy_(initial)
             self.summary.fit((read_batch(inputs, self.summary.reads) for inputs in histories), steps)
 
     def forward(self, inputs: SequenceInputs) -> Prediction:
@@ -159,14 +160,16 @@ class SequenceModel(nn.Module):
         output, auxiliary = self._part(self.head(pooled.vector, inputs.statics))
         opinions = output.unsqueeze(-2)
         if self.summary is not None:
-            opinions = _side_by_side(opinions, self.summary(**read_batch(inputs, self.summary.reads)))
+            summary = self.summary(**read_batch(inputs, self.summary.reads))
+            opinions = _joined(opinions, summary, self.summary.added)
         return Prediction(opinions, weights if pooled.weights is None else pooled.weights, hidden, auxiliary)
 
-    def at_steps(self, inputs: SequenceInputs) -> Prediction:
+    def at_steps(self, inputs: SequenceInputs, wanted: Tensor | None = None) -> Prediction:
         """What the net says at each step of what has come so far, in one pass.
 
         Args:
             inputs: B histories.
+            wanted: The steps whose opinions are wanted, (B, T), boolean; those of others are anything. None: all.
 
         Returns:
             Opinions (B, T, M, O), anything on padding; no attention; hidden states (B, T, H).
@@ -182,7 +185,8 @@ class SequenceModel(nn.Module):
         output, auxiliary = self._part(self.head(self.pooling.steps(hidden), statics))
         opinions = self.objective.at_steps(output, **read_batch(inputs, self.objective.reads)).unsqueeze(-2)
         if self.summary is not None:
-            opinions = _side_by_side(opinions, self.summary.steps(**read_batch(inputs, self.summary.reads)))
+            summary = self.summary.steps(**read_batch(inputs, self.summary.reads), wanted=wanted)
+            opinions = _joined(opinions, summary, self.summary.added)
         return Prediction(opinions, None, hidden, auxiliary)
 
     def _drop(self, hidden: Tensor) -> Tensor:
@@ -245,9 +249,9 @@ class SequenceModel(nn.Module):
         return loss
 
 
-def _side_by_side(recurrent: Tensor, summary: Tensor) -> Tensor:
-    """Outputs (..., 1, O) and (..., K, O) as (..., 2 K, O): both sides count the same."""
-    return torch.cat([recurrent.expand_as(summary), summary], dim=-2)
+def _joined(recurrent: Tensor, summary: Tensor, added: bool) -> Tensor:
+    """Outputs (..., 1, O) and (..., K, O) as their sum, or as (..., 2 K, O): both sides count the same."""
+    return recurrent + summary if added else torch.cat([recurrent.expand_as(summary), summary], dim=-2)
 
 
 def read_batch(inputs: SequenceInputs, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -32,16 +32,18 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
+def here(batch: SequenceBatch, values: Tensor) -> Tensor:
+    """What belongs to the samples of a batch, (N, ...): of histories (B, ...), or of their steps (B, T, ...)."""
+    return values[batch.samples >= 0] if isinstance(batch, StepBatch) else values
+
+
 def outputs_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
     """What the network says of each sample of a batch, at the end of its history or at the step where it ends.
 
     Returns:
         Opinions (N, M, O), outcomes (N, L), sample numbers (N,).
     """
-    if isinstance(batch, StepBatch):
-        here = batch.samples >= 0
-        return prediction.opinions[here], batch.targets[here], batch.samples[here]
-    return prediction.opinions, batch.targets, batch.samples
+    return here(batch, prediction.opinions), here(batch, batch.targets), here(batch, batch.samples)
 
 
 def auxiliary_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, Tensor]:
@@ -50,21 +52,19 @@ def auxiliary_of(batch: SequenceBatch, prediction: Prediction) -> tuple[Tensor, 
     Returns:
         Outputs (N, A'), outcomes (N, A).
     """
-    if isinstance(batch, StepBatch):
-        here = batch.samples >= 0
-        return prediction.auxiliary[here], batch.auxiliary[here]
-    return prediction.auxiliary, batch.auxiliary
+    return here(batch, prediction.auxiliary), here(batch, batch.auxiliary)
 
 
 def told_to(batch: SequenceBatch) -> Tensor:
     """The last of the auxiliary outcomes where `outputs_of` looks, (N, 1): what a teacher says, where there is one."""
-    last = batch.auxiliary[..., -1:]
-    return last[batch.samples >= 0] if isinstance(batch, StepBatch) else last
+    return here(batch, batch.auxiliary[..., -1:])
 
 
 def look(model: SequenceModel, batch: SequenceBatch) -> Prediction:
-    """One pass: at each step of a `StepBatch`, else at the ends of the histories."""
-    prediction: Prediction = model.at_steps(batch) if isinstance(batch, StepBatch) else model(batch)
+    """One pass: at each step of a `StepBatch` that has a prediction, else at the ends of the histories."""
+    if isinstance(batch, StepBatch):
+        return model.at_steps(batch, batch.samples >= 0)
+    prediction: Prediction = model(batch)
     return prediction
 
 

@@ -37,6 +37,8 @@ class SequenceModule(lightning.LightningModule):
         warmup_epochs: Linear warm-up before a cosine or constant schedule.
         metrics: What is watched on `tuning` beside the loss.
         replication: Share of the loss that outputs before the last have, which learn the same outcome.
+        share: Of the predictions of each history that a batch learns from, where there is one at every step. Those of
+            one history are alike: of more histories fewer each make a better batch.
         seed: Of dropout.
         aid: What attention learns beside the outcome; nothing by default.
         teaching: How much a teacher counts, whose logits are the last of the batches' auxiliary outcomes; None: there
@@ -51,6 +53,7 @@ class SequenceModule(lightning.LightningModule):
         warmup_epochs: int = 0,
         metrics: WatchedMetrics | None = None,
         replication: float = 0.0,
+        share: float = 1.0,
         seed: int = 0,
         aid: AttentionAid | None = None,
         teaching: Teaching | None = None,
@@ -62,6 +65,7 @@ class SequenceModule(lightning.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.tuning_metrics = metrics
         self.replication = replication
+        self.share = share
         self.seed = seed
         self.aid = aid or AttentionAid()
         self.teaching = teaching
@@ -118,6 +122,8 @@ class SequenceModule(lightning.LightningModule):
             prediction = prediction._replace(auxiliary=_at_end(batch, prediction.auxiliary))
             terms, counts = loss[None], loss.new_tensor([len(batch)])
         else:
+            if self.share < 1 and isinstance(batch, StepBatch):
+                batch = batch.thinned(self.share)
             batch = self.aid.prepare(batch)
             prediction = look(self.model, batch)
             opinions, outcome, _samples = outputs_of(batch, prediction)

@@ -11,7 +11,7 @@ from ehrseq.config.components import JoinedLabels
 from ehrseq.config.fit import PLAIN_LOSS
 from ehrseq.config.model import AnyModel, Blend, Teacher, Trees
 from ehrseq.config.schema import Loss, Optim, Task
-from ehrseq.config.targets import ForecastTarget, Part, Target
+from ehrseq.config.targets import BinaryTarget, ForecastTarget, Part, Target
 from ehrseq.errors import ConfigError
 from ehrseq.sources.base import Source
 from ehrseq.tasks import LabelMaker, SourceLabels
@@ -183,6 +183,17 @@ def build_booster(config: Trees | Teacher | Blend, target: Target) -> "GradientB
 
     key = {Trees: "model", Teacher: "teacher", Blend: "blend"}[type(config)]
     return build(config.booster, f"{key}.booster", GradientBoosting, target=target)
+
+
+def build_boosters(config: Teacher) -> list["GradientBoosting"]:
+    """The trees that teach yes or no, of one kind or two, still to be fitted."""
+    from ehrseq.baselines import GradientBoosting
+
+    binary = BinaryTarget(kind="binary")
+    trees = [build_booster(config, binary)]
+    if config.other is not None:
+        trees.append(build(config.other, "teacher.other", GradientBoosting, target=binary))
+    return trees
 
 
 def build_optimizer(config: Optim) -> Callable[[Iterable[Any]], Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.baselines import import_lightgbm
+from ehrseq.baselines import find_thresholds, import_lightgbm
 from ehrseq.config.model import Blend, Trees
 from ehrseq.config.schema import Settings
 from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
@@ -23,8 +23,8 @@ from ehrseq.workflows.teacher import teach
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from ehrseq.data import SequenceBatch
-    from ehrseq.nn import SequenceModel
+    from ehrseq.data import HistoryDataset, SequenceBatch
+    from ehrseq.nn import SequenceModel, SummaryNetwork
     from ehrseq.training.callbacks import MetricSink
     from ehrseq.training.fit import Fitted
     from ehrseq.training.module import SequenceModule
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 IMPORTANCE = "importance.csv"
 SEEDS_APART = 1000  # between members, so that neighbouring seeds share none
+_ROWS = 60_000  # by which thresholds are found, of more
 _REPORTED = 10  # trees between two entries of the history
 
 
@@ -301,6 +302,8 @@ def set_up(
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     recipe = recipe or Recipe()
     model.fit(train.outcomes, train.chunks(), settings.outputs == "steps", train.auxiliary)
+    if model.summary is not None and model.summary.thresholds:
+        _place_thresholds(model.summary, train, settings, teaching is not None)
     model = recipe.alter(model)
     module = (recipe.module or SequenceModule)(
         model,
@@ -309,6 +312,7 @@ def set_up(
         settings.optim.warmup_epochs,
         WatchedMetrics(target, "tuning/"),
         settings.loss.target_replication,
+        settings.loss.outputs_share,
         settings.seed,
         AttentionAid(
             settings.loss.attention_entropy, settings.loss.attention_gradient, settings.loss.attention_consistency
@@ -321,6 +325,33 @@ def set_up(
     pin = choose_device(settings.trainer.accelerator).type == "cuda"
     own = settings.loader, pin, rank(), ranks()
     return Training(module, train.shuffled(*own, settings.seed, settings.trainer.accumulate), tuning.ordered(*own))
+
+
+def _place_thresholds(summary: "SummaryNetwork", train: "HistoryDataset", settings: Settings, taught: bool) -> None:
+    """Give the summary network the thresholds that say most about what it will learn.
+
+    Args:
+        summary: Standardised by `train`.
+        train: What is learned from.
+        settings: Of the run.
+        taught: Whether that is what a teacher tells, where it does; else the first outcome.
+    """
+    import torch
+
+    from ehrseq.nn import read_batch
+    from ehrseq.training.inference import here, told_to
+
+    rng = np.random.default_rng(settings.seed)
+    share = _ROWS / max(len(train.outcomes), 1)
+    rows, learned = [], []
+    for batch in train.chunks():
+        numbers = here(batch, summary.standardised(read_batch(batch, summary.reads), settings.outputs == "steps"))
+        outcome = told_to(batch)[:, 0] if taught else here(batch, batch.targets)[:, 0]
+        taken = ~outcome.isnan() & torch.from_numpy(rng.random(len(outcome)) < share)
+        rows.append(numbers[taken].numpy())
+        learned.append(outcome[taken].numpy())
+    found = find_thresholds(np.concatenate(rows), np.concatenate(learned), summary.thresholds, settings.seed)
+    summary.place(*(torch.from_numpy(part) for part in found))
 
 
 def _learned_from(store: Store, split: str, target: Target) -> NDArray[np.int64]:

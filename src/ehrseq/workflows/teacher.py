@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from ehrseq.baselines import import_lightgbm
 from ehrseq.config.model import Teacher
-from ehrseq.config.targets import BinaryTarget
 from ehrseq.data.copies import add_copies
 from ehrseq.files import atomic_file, digest_json
 from ehrseq.store import Store
-from ehrseq.workflows.build import build_booster
+from ehrseq.workflows.build import build_boosters
 from ehrseq.workflows.member_folds import MemberFolds
 
 if TYPE_CHECKING:
@@ -134,12 +133,12 @@ class _Lesson:
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
-        trees = build_booster(teacher, BinaryTarget(kind="binary"))
         how = {
-            **trees.parameters,
-            "num_threads": None,  # changes no tree
-            "n_estimators": trees.n_estimators,
-            "patience": trees.patience,
+            "trees": [
+                # The number of threads changes no tree.
+                {**trees.parameters, "num_threads": None, "at most": trees.n_estimators, "patience": trees.patience}
+                for trees in build_boosters(teacher)
+            ],
             "seed": self.seed,
             "lightgbm": import_lightgbm().__version__,
         }
@@ -151,9 +150,13 @@ class _Lesson:
 
     def tell(self, teacher: Teacher) -> NDArray[np.float64]:
         """Risks, (1 + C, M): the mean of what trees say that have not grown on the subject."""
-        trees = build_booster(teacher, BinaryTarget(kind="binary"))
         train, tuning = (self.read[0], self.outcome), (self.watched, self.watched_outcome)
         copies = list(self.read[1:])
-        told = trees.cross_fit(train, tuning, self.folds, monitor="tuning/loss", seed=self.seed, copies=copies)
-        mean: NDArray[np.float64] = told[..., 0].mean(axis=0)
+        kinds = build_boosters(teacher)
+        told = np.zeros(self.read.shape[:2])
+        for number, trees in enumerate(kinds):
+            folds, seed = self.folds[number :: len(kinds)], self.seed + number * len(self.folds)
+            each = trees.cross_fit(train, tuning, folds, monitor="tuning/loss", seed=seed, copies=copies)
+            told += each[..., 0].sum(axis=0)
+        mean: NDArray[np.float64] = told / len(self.folds)
         return mean
