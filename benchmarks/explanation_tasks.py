@@ -28,6 +28,7 @@ PLAIN = Loss(
     logit_adjustment=0.0,
     label_smoothing=0.0,
     target_replication=0.0,
+    outputs_share=1.0,
     attention_entropy=0.0,
     attention_gradient=0.0,
     attention_consistency=0.0,

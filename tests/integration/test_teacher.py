@@ -98,7 +98,8 @@ def test_two_kinds_of_trees_share_the_repeats(settings: Settings, store: Store, 
 
     def risks(teacher: Teacher, seed: int) -> NDArray[np.float64]:
         taught, _ = teach(teacher, store, seed, tmp_path)
-        return 1 / (1 + np.exp(-taught.arrays.sample_auxiliary[taught.samples("train"), -1].astype(np.float64)))
+        logit = taught.arrays.sample_auxiliary[taught.samples("train"), -1].astype(np.float64)
+        return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
 
     def alone(teacher: Teacher, deals: list[int], grown: int) -> NDArray[np.float64]:
         """The mean over repeats with these seeds of the folds; the copies are those of seed 0."""
