@@ -157,6 +157,7 @@ class Trainer(Section):
     max_epochs: PositiveInt
     patience: PositiveInt | None
     monitor: Annotated[str, Field(pattern=r"^tuning/[a-z_0-9]+$")]
+    keep: Literal["best", "last"]
     gradient_clip: PositiveFloat | None
     deterministic: bool
     checkpoint_minutes: NonNegativeFloat

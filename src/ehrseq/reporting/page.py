@@ -11,7 +11,7 @@ import yaml
 
 from ehrseq.errors import RunError
 from ehrseq.files import read_json, read_manifest
-from ehrseq.reporting.words import caption_of, column_in_words, model_in_words
+from ehrseq.reporting.words import caption_of, column_in_words, kept_in_words, model_in_words
 
 # Figures in the order of the report: name, section.
 _SECTIONS = (
@@ -293,7 +293,7 @@ def _facts(
         ("data", f"{evaluation['source']}, digest {evaluation['data_digest']}; store {evaluation['store_digest']}"),
         ("predictions by split", sizes),
         ("model", model_in_words(config)),
-        ("chosen by", f"{training.get('monitor')}, epoch {training.get('best_epoch')} of {training.get('epochs')}"),
+        ("weights of", kept_in_words(training)),
         ("seed; members", f"{config['seed']}; {config['members']}" + (", by folds" if by_folds else "")),
         ("recalibration", str(evaluation["key"].get("recalibration", "none"))),
         ("intervals", f"{evaluation['level']:.0%}, {options['replicates']:,} bootstrap samples of subjects, "

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ehrseq.reporting.page import Page, sizes_of
-from ehrseq.reporting.words import model_in_words
+from ehrseq.reporting.words import kept_in_words, model_in_words
 
 OPEN = "*to be written by the authors*"
 
@@ -56,8 +56,8 @@ def checklist(page: Page) -> list[Item]:
         "11": "no imputation: the network reads what was measured, that it was measured, and how long ago",
         "12a": f"divided {division}; training learns on train, every choice is made on tuning, held_out is scored once",
         "12b": f"representation {config['representation']['name']}; normalisation as in item 7",
-        "12c": f"model {model_in_words(config)}, {config['trainer']['max_epochs']} epochs at most, chosen by "
-        f"{config['trainer']['monitor']}; all settings in train/config.yaml",
+        "12c": f"model {model_in_words(config)}, {config['trainer']['max_epochs']} epochs at most, weights "
+        f"of the {kept_in_words(page.training)}; all settings in train/config.yaml",
         "12d": f"subgroups of the report, groups under {options['min_group']} hidden" if has_groups else OPEN,
         "12e": f"discrimination, calibration, net benefit, by group; {page.level:.0%} intervals from "
         f"{options['replicates']:,} bootstrap samples of subjects",

@@ -54,6 +54,13 @@ _COLUMNS = {
 }
 
 
+def kept_in_words(training: Mapping[str, Any]) -> str:
+    """Which epoch's weights a training kept, or how many trees; by the facts of its manifest."""
+    if training.get("keep") == "last":
+        return f"last epoch, {training.get('best_epoch')}"
+    return f"best epoch, {training.get('best_epoch')} of {training.get('epochs')}, by {training.get('monitor')}"
+
+
 def caption_of(figure: str) -> str:
     """What a figure shows; of one of several targets, with the target's name in front."""
     for name, words in _CAPTIONS.items():

@@ -51,7 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps two files: `last.ckpt`, to go on from, and the weights of the best epoch.
+    """Keeps two files: `last.ckpt`, to go on from, and the weights of the best epoch, or of the last.
 
     A signal (SIGTERM, SIGINT; SIGUSR1 under SLURM, which then puts the job back into its queue) makes one more
     `last.ckpt` before the next batch and ends the training with an
@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: Where they go.
         monitor: The figure that makes an epoch the best.
-        mode: Whether it is good when large or when small.
+        mode: Whether it is good when large or when small; last: each epoch is taken to be better than those before.
         minutes: Between two `last.ckpt`; 0: before every batch.
         sampler: The training batches, which are placed when a checkpoint is read.
         weights: The weights to keep of a module, which may be averaged ones.
@@ -74,7 +74,7 @@ class Checkpoints(Checkpoint):
         self,
         folder: Path,
         monitor: str,
-        mode: Literal["min", "max"],
+        mode: Literal["min", "max", "last"],
         minutes: float,
         sampler: ShuffledBatches,
         weights: Callable[[lightning.LightningModule], Mapping[str, Tensor]],
@@ -156,7 +156,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the weights if this epoch is the best so far."""
         score = float(trainer.callback_metrics[self.monitor])
-        better = score > self.best_score if self.mode == "max" else score < self.best_score
+        better = {"max": score > self.best_score, "min": score < self.best_score, "last": True}[self.mode]
         if self.best_epoch and not better:
             return
         self.best_epoch, self.best_score = trainer.current_epoch + 1, score

@@ -38,10 +38,10 @@ class Fitted:
     """The result of a training.
 
     Attributes:
-        weights: State of the network in its best epoch, on the CPU.
-        epoch: The best epoch, from 1.
+        weights: State of the network in the epoch that is kept, on the CPU.
+        epoch: The epoch that is kept, from 1.
         epochs: How many epochs were trained.
-        score: The monitored figure in the best epoch.
+        score: The monitored figure in that epoch.
     """
 
     weights: dict[str, Tensor]
@@ -60,7 +60,7 @@ def fit(
     weight_averaging: float | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """Train until the monitored figure no longer gets better, and give the best weights.
+    """Train until the monitored figure no longer gets better, and give the best weights; or to the end, and the last.
 
     What `folder` holds of the same training, killed before its end, is gone on with; the result is the same to the bit
     on a CPU. It is up to the caller that it is the same training.
@@ -85,7 +85,7 @@ def fit(
     kept = Checkpoints(
         folder,
         config.monitor,
-        mode,
+        "last" if config.keep == "last" else mode,
         config.checkpoint_minutes,
         cast(ShuffledBatches, train.sampler),
         lambda module: averaged.state() if averaged else module.state_dict(),
@@ -97,7 +97,7 @@ def fit(
         wait_for_others()
         return fitted
     callbacks: list[Callback] = [kept, figures, ProbeBatch(), *([averaged] if averaged else [])]
-    if config.patience is not None:
+    if config.patience is not None and config.keep == "best":
         callbacks.append(EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_finite=False))
     if bars:
         callbacks.append(RichProgressBar(leave=False))

@@ -21,7 +21,7 @@ from ehrseq.metrics import headline
 from ehrseq.reporting import CARD, CHECKLIST, Page
 from ehrseq.reporting import REPORT as PAGE
 from ehrseq.reporting.page import INDIVIDUAL
-from ehrseq.reporting.words import column_in_words
+from ehrseq.reporting.words import column_in_words, kept_in_words
 from ehrseq.tracking import Dataset, RunLink, RunTracker
 from ehrseq.workflows import evaluate, explain, report
 from ehrseq.workflows.console import say
@@ -233,8 +233,7 @@ def describe(
         "",
         f"**Data** {sizes}; digest `{prepared.data_digest}`, store `{prepared.digest}`",
         "",
-        f"**Training** best epoch {training.get('best_epoch')} of {training.get('epochs')} by "
-        f"{training.get('monitor')}, seed {settings.seed}",
+        f"**Training** {kept_in_words(training)}, seed {settings.seed}",
         "",
         f"**Again** all settings are in `{TRAIN}/{CONFIG}`, packages and code version in `{TRAIN}/{ENVIRONMENT}`; "
         f"run folder `{folder}`" + (f"; control in `{AUDIT}/`" if settings.audit.shuffled_labels else ""),

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from ehrseq.config.load import dump_settings
+from ehrseq.config.model import Trees
 from ehrseq.config.schema import Settings
 from ehrseq.files import atomic_folder, is_current, read_manifest, sweep_leftovers, write_json, write_manifest
 from ehrseq.tracking import RunTracker
@@ -83,10 +84,16 @@ def run(
         write_json(staging / ENVIRONMENT, environment())
         made_of = read_manifest(prepared.store) or {}
         write_json(staging / DATA, {"key": made_of.get("key"), "files": made_of.get("files")})
-        facts = {"best_epoch": learned.epoch, "epochs": learned.epochs, "monitor": settings.trainer.monitor}
+        keep = "best" if isinstance(settings.model, Trees) else settings.trainer.keep
+        facts = {
+            "best_epoch": learned.epoch,
+            "epochs": learned.epochs,
+            "monitor": settings.trainer.monitor,
+            "keep": keep,
+        }
         counts = made_of.get("splits", {})
         write_manifest(staging, TRAIN, train_key(settings, prepared), **facts, score=learned.score, splits=counts)
-    say(f"train: best epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
+    say(f"train: {keep} epoch {learned.epoch} of {learned.epochs}, {settings.trainer.monitor} {learned.score:.4f}")
     return open_run(folder)
 
 
