@@ -68,6 +68,22 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert open_run(result.folder).settings.trainer.max_epochs == 6
 
 
+def test_the_last_epoch_is_kept_where_asked(tmp_path: Path) -> None:
+    """However much better another was by the monitor, and without an end before all are trained."""
+    words = ["source.n_subjects=600", "trainer.max_epochs=8", "trainer.patience=1", "optim.optimizer.lr=0.02"]
+    words += ["model.summary=null", "model.head.dropout=0", "model.hidden_dropout=0", "model.embedding.dropout=0"]
+    words += ["model.embedding.input_dropout=0", "optim.weight_averaging=null"]  # soon learned by heart
+    result = experiment.run(settings_for(tmp_path, *words, "trainer.keep=last", "evaluate.split=tuning"))
+    manifest = read_json(result.folder / "train" / "manifest.json")
+    history = pl.read_csv(result.folder / "train" / "history.csv")
+    losses = history["tuning/loss"]
+    assert len(losses) == manifest["best_epoch"] == manifest["epochs"] == 8
+    assert losses[-1] > 1.2 * min(losses)
+    loss = json.loads((result.folder / "evaluate" / "metrics.json").read_text())["tuning/log_loss"]["value"]
+    assert loss == pytest.approx(losses[-1], abs=1e-6)
+    assert "weights of the last epoch, 8" in (result.folder / "report" / "tripod_ai.md").read_text()
+
+
 def test_a_loss_that_is_no_number_ends_in_one_message(small: tuple[Settings, Store], tmp_path: Path) -> None:
     _, store = small
     words = (
