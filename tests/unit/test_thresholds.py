@@ -32,5 +32,6 @@ def test_more_are_in_order_and_the_same_with_any_number_of_threads() -> None:
 
 def test_there_may_be_none() -> None:
     matrix, outcome = numbers(100)
-    column, threshold = find_thresholds(matrix, np.zeros_like(outcome), 5, seed=1)
-    assert (column.shape, threshold.shape) == ((0,), (0,))
+    for rows in (100, 0):
+        column, threshold = find_thresholds(matrix[:rows], np.zeros_like(outcome[:rows]), 5, seed=1)
+        assert (column.shape, threshold.shape) == ((0,), (0,))

@@ -42,6 +42,8 @@ def find_thresholds(
         ConfigError: If LightGBM is not installed.
     """
     lightgbm = import_lightgbm()
+    if not len(outcome):
+        return np.empty(0, np.int64), np.empty(0, np.float32)
     parameters = {**_PARAMETERS, "seed": seed, "num_threads": threads or 0}
     booster = lightgbm.train(parameters, lightgbm.Dataset(matrix, outcome, params=parameters), _TREES)
     gains: dict[tuple[int, float], float] = {}
