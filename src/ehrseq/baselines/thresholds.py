@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ehrseq.baselines.gbm import Matrix, import_lightgbm
+from ehrseq.baselines.gbm import REPEATABLE, Matrix, import_lightgbm
 
 _TREES = 300
 # Coarse and many-leaved: the thresholds are wanted, not the predictions.
@@ -16,10 +16,7 @@ _PARAMETERS: dict[str, Any] = {
     "learning_rate": 0.1,
     "feature_fraction": 0.3,
     "min_child_samples": 50,
-    "deterministic": True,
-    "force_col_wise": True,
-    "data_random_seed": 1,
-    "verbosity": -1,
+    **REPEATABLE,
 }
 
 

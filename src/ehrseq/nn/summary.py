@@ -142,7 +142,10 @@ class SummaryNetwork(nn.Module):
         Returns:
             (B, N), or (B, T, N) at every step; anything on padding.
         """
-        return (self._numbers(history, steps) - self.mean) / self.spread
+        return self._standardise(self._numbers(history, steps))
+
+    def _standardise(self, numbers: Tensor) -> Tensor:
+        return (numbers - self.mean) / self.spread
 
     @torch.no_grad()
     def place(self, column: Tensor, threshold: Tensor) -> None:
@@ -285,7 +288,7 @@ class SummaryNetwork(nn.Module):
     def _read(self, found: "_Figures", statics: Tensor) -> Tensor:
         statics = statics.to(found.values.dtype)
         if self.thresholds:
-            numbers = (_side_by_side(found, statics) - self.mean) / self.spread
+            numbers = self._standardise(_side_by_side(found, statics))
             # Of rows: with more dimensions a CPU takes several times as long to select columns.
             picked = numbers.flatten(0, -2).index_select(1, self.column).view(*numbers.shape[:-1], -1)
             above = torch.add(0.5 - self.threshold / _WIDTH, picked, alpha=1 / _WIDTH).clamp(0, 1)
