@@ -24,6 +24,7 @@ from ehrseq.nn import Told, make_objective
 from ehrseq.nn.objectives import BinaryObjective
 from ehrseq.store import Store
 from ehrseq.workflows import prepare
+from ehrseq.workflows.learn import set_up
 from ehrseq.workflows.member_folds import MemberFolds
 from ehrseq.workflows.teacher import _Lesson, teach
 
@@ -46,42 +47,53 @@ def store(settings: Settings) -> Store:
     return prepare.run(settings).open()
 
 
-def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings, store: Store, tmp_path: Path) -> None:
-    teacher = settings.teacher
-    assert teacher is not None
+@pytest.mark.parametrize("number", [0, 2])
+def test_what_is_told_is_lightgbm_on_other_subjects_and_of_copies_on_all(
+    number: int, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    assert settings.teacher is not None
+    config = settings.teacher.copies.model_copy(update={"number": number})
+    teacher = settings.teacher.model_copy(update={"copies": config})
     train, tuning = store.samples("train"), store.samples("tuning")
     outcome = store.arrays.sample_label[:, 0]
     read, watched = (summarise(store, part, teacher.summary)[0] for part in (train, tuning))
-    copied = add_copies(store, teacher.copies, settings.seed)
-    copies = summarise(copied, np.arange(len(outcome), len(outcome) + 2 * len(train)), teacher.summary)[0]
+    copied = add_copies(store, config, settings.seed)
+    behind = np.arange(len(outcome), len(outcome) + number * len(train))
+    copies = summarise(copied, behind, teacher.summary)[0]
     parameters = {
         **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50, "verbosity": -1},
         **{"feature_fraction": 0.2, "bagging_fraction": 0.8, "bagging_freq": 1, "reg_lambda": 10.0},
         **{"deterministic": True, "force_row_wise": True, "data_random_seed": 1},
     }
     bins = lightgbm.Dataset(read, outcome[train], params=parameters)  # of features alone, for all trees
-    told = np.zeros((2, 3, len(train)))
+
+    def grown(on: NDArray[np.bool_], seed: int) -> lightgbm.Booster:
+        data = lightgbm.Dataset(read[on], outcome[train[on]], reference=bins, params=parameters)
+        return lightgbm.train(
+            {**parameters, "seed": seed},
+            data,
+            3000,
+            valid_sets=[data.create_valid(watched, outcome[tuning])],
+            callbacks=[lightgbm.early_stopping(20, verbose=False)],
+        )
+
+    told = np.zeros((2, len(behind if number else train)))
     for repeat in range(2):
-        fold = MemberFolds(3, settings.seed + repeat).of_samples(store)[train]
-        for number in range(3):
-            others, own = train[fold != number], train[fold == number]
-            assert not set(store.subjects_of(others)) & set(store.subjects_of(own))
-            data = lightgbm.Dataset(read[fold != number], outcome[others], reference=bins, params=parameters)
-            booster = lightgbm.train(
-                {**parameters, "seed": settings.seed + repeat},
-                data,
-                3000,
-                valid_sets=[data.create_valid(watched, outcome[tuning])],
-                callbacks=[lightgbm.early_stopping(20, verbose=False)],
-            )
-            for place, matrix in enumerate((read, *np.split(copies, 2))):
-                risk = booster.predict(matrix[fold == number], num_iteration=booster.best_iteration)
-                told[repeat, place, fold == number] = risk
+        seed = settings.seed + repeat
+        fold = MemberFolds(3, seed).of_samples(store)[train]
+        if number:
+            told[repeat] = grown(np.ones(len(train), bool), seed).predict(copies)
+            continue
+        for own in range(3):
+            others, mine = train[fold != own], train[fold == own]
+            assert not set(store.subjects_of(others)) & set(store.subjects_of(mine))
+            told[repeat, fold == own] = grown(fold != own, seed).predict(read[fold == own])
     taught, teaching = teach(teacher, store, settings.seed, tmp_path)
     logit, risk = taught.arrays.sample_auxiliary[:, -1], told.mean(axis=0)
-    known = taught.samples("train")
-    np.testing.assert_allclose(logit[known], np.log(risk / (1 - risk)).ravel(), atol=1e-5)
+    known = behind if number else train
+    np.testing.assert_allclose(logit[known], np.log(risk / (1 - risk)), atol=1e-5)
     assert np.isnan(np.delete(logit, known)).all()
+    np.testing.assert_array_equal(taught.samples("train"), np.concatenate([train, behind]))
     np.testing.assert_array_equal(taught.arrays.sample_label, copied.arrays.sample_label)
     np.testing.assert_array_equal(taught.arrays.time, copied.arrays.time)
     assert teaching == (0.6, None)
@@ -89,28 +101,26 @@ def test_what_trees_tell_is_lightgbm_grown_on_other_subjects(settings: Settings,
     assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
 
 
-def test_two_kinds_of_trees_share_the_repeats(settings: Settings, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 2])
+def test_two_kinds_of_trees_share_the_repeats(number: int, settings: Settings, store: Store, tmp_path: Path) -> None:
     """Each tells in every second one; what both say is the mean, weighted by how many repeats they have."""
-    one = settings.teacher
-    assert one is not None
+    assert settings.teacher is not None
+    copies = settings.teacher.copies.model_copy(update={"number": number})
+    one = settings.teacher.model_copy(update={"copies": copies})
     other = one.model_copy(update={"booster": one.booster.model_copy(update={"num_leaves": 3, "extra_trees": True})})
     both = one.model_copy(update={"repeats": 3, "other": other.booster})
 
     def risks(teacher: Teacher, seed: int) -> NDArray[np.float64]:
         taught, _ = teach(teacher, store, seed, tmp_path)
-        logit = taught.arrays.sample_auxiliary[taught.samples("train"), -1].astype(np.float64)
-        return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
+        logit = taught.arrays.sample_auxiliary[:, -1].astype(np.float64)
+        return np.asarray(1 / (1 + np.exp(-logit[~np.isnan(logit)])), np.float64)
 
     def alone(teacher: Teacher, deals: list[int], grown: int) -> NDArray[np.float64]:
         """The mean over repeats with these seeds of the folds; the copies are those of seed 0."""
-        train = store.samples("train")
-        lesson = _Lesson.of(
-            teacher,
-            add_copies(store, teacher.copies, 0),
-            np.stack([MemberFolds(teacher.folds, deal).of_samples(store)[train] for deal in deals]),
-            grown,
-        )
-        return lesson.tell(teacher).ravel()
+        train, copied = store.samples("train"), add_copies(store, teacher.copies, 0)
+        rows = copied.samples("train")[len(train) if teacher.copies.number else 0 :]
+        folds = np.stack([MemberFolds(teacher.folds, deal).of_samples(store)[train] for deal in deals])
+        return _Lesson.of(teacher, copied, rows, folds, grown).tell(teacher)
 
     expected = (2 * alone(one, [0, 2], 0) + alone(other, [1], 3)) / 3
     np.testing.assert_allclose(risks(both, 0), expected, rtol=1e-5)
@@ -128,7 +138,7 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
 
     first = told(teacher, store, 1)
     again = told(teacher, store, 1)
-    assert (first[1], again[1]) == ("grown on other subjects", "told before")
+    assert (first[1], again[1]) == ("told now", "told before")
     np.testing.assert_array_equal(first[0], again[0])
     lighter, how = told(teacher.model_copy(update={"weight": 0.3}), store, 1)
     assert how == "told before"
@@ -140,7 +150,7 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
         teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"number": 0, "noise": noise})})
         for noise in (0.1, 0.2)
     )
-    assert [told(one, store, 1)[1] for one in (none, noisy)] == ["grown on other subjects", "told before"]
+    assert [told(one, store, 1)[1] for one in (none, noisy)] == ["told now", "told before"]
 
     # Anything that trees read makes another lesson.
     noisier = teacher.model_copy(update={"copies": teacher.copies.model_copy(update={"noise": 0.2})})
@@ -154,14 +164,14 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
         told(teacher, replace(store, arrays=replace(store.arrays, sample_label=permuted)), 1),
         told(teacher, folds, 1),
     ):
-        assert other[1] == "grown on other subjects"
+        assert other[1] == "told now"
     assert len(list((tmp_path / "teachers").iterdir())) == 7
 
     # A file that was cut short, or holds something else, is not believed.
     for content in (b"", file.read_bytes()[:200], b"no array"):
         file.write_bytes(content)
         mended, how = told(teacher, store, 1)
-        assert how == "grown on other subjects"
+        assert how == "told now"
         np.testing.assert_array_equal(mended, first[0])
 
 
@@ -173,7 +183,22 @@ def test_outcomes_that_are_not_known_teach_no_trees(settings: Settings, store: S
         label[store.samples(split)[::5], 0] = np.nan  # which trees would refuse to grow on
     taught, _ = teach(teacher, replace(store, arrays=replace(store.arrays, sample_label=label)), 0, tmp_path)
     np.testing.assert_array_equal(taught.arrays.sample_label[: len(label)], label)
-    assert np.isfinite(taught.arrays.sample_auxiliary[taught.samples("train"), -1]).all()
+    copied = taught.samples("train")[len(store.samples("train")) :]
+    assert np.isfinite(taught.arrays.sample_auxiliary[copied, -1]).all()
+
+
+@pytest.mark.parametrize(("weight", "copies"), [(1.0, 2), (0.6, 3)])
+def test_where_nothing_would_be_learned_nothing_is_gone_through(
+    weight: float, copies: int, settings: Settings, store: Store
+) -> None:
+    """If what is told of copies has all the weight, the histories themselves teach nothing."""
+    assert settings.teacher is not None
+    teacher = settings.teacher.model_copy(update={"weight": weight})
+    training = set_up(settings.model_copy(update={"teacher": teacher}), store)
+    assert len(training.train.dataset) == copies * len(store.samples("train"))  # type: ignore[arg-type]
+    # What is taken of the outcomes is taken of those of the histories all the same.
+    prior = store.arrays.sample_label[store.samples("train"), 0].mean()
+    assert float(training.module.model.head.bias[0].detach().sigmoid()) == pytest.approx(prior, abs=1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 0.1])
@@ -197,7 +222,7 @@ def test_the_loss_is_that_of_the_outcome_and_of_what_is_told(
     for z, y, r in zip(logit.flatten().tolist(), outcome.flatten().tolist(), told.flatten().tolist(), strict=True):
         either += not (np.isnan(y) and np.isnan(r))
         if not np.isnan(y):
-            learned.append((1.0 if np.isnan(r) else 0.4) * entropy(z, y))
+            learned.append(0.4 * entropy(z, y))
         if not np.isnan(r):  # of a copy, whose outcome nobody knows, as well
             away = entropy(z, 1 / (1 + np.exp(-r))) if scale is None else scale * (z - r - shift) ** 2 / 2
             matched.append(0.6 * away)

@@ -134,14 +134,7 @@ class GradientBoosting:
         self._grow(*self._bin(train, tuning, weight), monitor, seed, positive, report)
 
     def cross_fit(
-        self,
-        train: tuple[Matrix, Matrix],
-        tuning: tuple[Matrix, Matrix],
-        folds: Ints,
-        *,
-        monitor: str,
-        seed: int,
-        copies: Sequence[Matrix] = (),
+        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], folds: Ints, *, monitor: str, seed: int
     ) -> Floats:
         """What trees say of each history of `train`, grown on the folds that it is not in; what was fitted is gone.
 
@@ -154,28 +147,72 @@ class GradientBoosting:
             folds: (R, M) the fold of each history; each of R repeats has its own.
             monitor: As in `fit`.
             seed: Of the first repeat; each has another.
-            copies: Features (M, K) of C other histories of the same subjects, which the same trees tell of.
 
         Returns:
-            Predictions (R, 1 + C, M, P).
+            Predictions (R, M, P).
 
         Raises:
             ConfigError: If LightGBM is not installed.
             TrainingError: If outcomes are none of the target, or all the same without a fold.
         """
         features, outcome = train
+        told = np.empty((*folds.shape, self._columns))
+        grow = self._growing(train, tuning, monitor)
+        for number, fold in enumerate(folds):
+            for own in np.unique(fold):
+                self._check(outcome[(fold != own) & ~np.isnan(outcome[:, 0]), 0], "train")
+                grow(fold != own, seed + number)
+                told[number, fold == own] = self.predict(features[fold == own])
+        return told
+
+    def fit_whole(
+        self,
+        train: tuple[Matrix, Matrix],
+        tuning: tuple[Matrix, Matrix],
+        others: Matrix,
+        *,
+        repeats: int,
+        monitor: str,
+        seed: int,
+    ) -> Floats:
+        """What trees that have grown on all of `train` say of other histories; what was fitted is gone.
+
+        Args:
+            train: As in `cross_fit`, as is the rest.
+            tuning: Likewise.
+            others: Features (N, K).
+            repeats: R, how often trees are grown.
+            monitor: As in `fit`.
+            seed: Of the first repeat; each has another.
+
+        Returns:
+            Predictions (R, N, P).
+
+        Raises:
+            ConfigError: If LightGBM is not installed.
+            TrainingError: If outcomes are none of the target, or all the same.
+        """
+        self._check(train[1][~np.isnan(train[1][:, 0]), 0], "train")
+        told = np.empty((repeats, len(others), self._columns))
+        grow = self._growing(train, tuning, monitor)
+        for number in range(repeats):
+            grow(np.ones(len(train[0]), bool), seed + number)
+            told[number] = self.predict(others)
+        return told
+
+    def _growing(
+        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], monitor: str
+    ) -> Callable[[NDArray[np.bool_], int], None]:
+        """What grows trees on some histories of `train`, as far as their outcomes are known, with a seed."""
+        features, outcome = train
         self._check(tuning[1][:, 0], "tuning")
         known = ~np.isnan(outcome[:, 0])
         data, watched = self._bin((features, np.nan_to_num(outcome)), tuning)
-        told = np.empty((len(folds), 1 + len(copies), folds.shape[1], self._columns))
-        for number, fold in enumerate(folds):
-            for own in np.unique(fold):
-                grown = np.flatnonzero((fold != own) & known)
-                self._check(outcome[grown, 0], "train")
-                self._grow(data.subset(grown.tolist()), watched, monitor, seed + number)
-                for place, matrix in enumerate((features, *copies)):
-                    told[number, place, fold == own] = self.predict(matrix[fold == own])
-        return told
+
+        def grow(on: NDArray[np.bool_], seed: int) -> None:
+            self._grow(data.subset(np.flatnonzero(on & known).tolist()), watched, monitor, seed)
+
+        return grow
 
     def _bin(
         self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], weight: Matrix | None = None

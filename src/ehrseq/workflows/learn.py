@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ehrseq.baselines import find_thresholds, import_lightgbm
 from ehrseq.config.model import Blend, Trees
 from ehrseq.config.schema import Settings
-from ehrseq.config.targets import ForecastTarget, Target, read_parts, read_target
+from ehrseq.config.targets import BinaryTarget, ForecastTarget, Target, read_parts, read_target
 from ehrseq.errors import DataError
 from ehrseq.store import Store
 from ehrseq.workflows.build import build_booster, build_model, build_optimizer
@@ -287,21 +287,25 @@ def set_up(
     teaching = None
     if settings.teacher is not None:
         store, teaching = teach(settings.teacher, store, settings.seed, Path(settings.paths.data), report)
+    auxiliary = read_parts(store.meta["auxiliary"])
     horizon = target.horizon if isinstance(target, ForecastTarget) else None
     representation = represent(store, settings.representation, settings.outputs, horizon)
     cache = settings.loader.cache_gib / 2
-    train, tuning = (
-        HistoryDataset(representation, _learned_from(store, split, target), cache) for split in ("train", "tuning")
-    )
+    learned = _learned_from(store, "train", target)
+    outcomes, others = store.arrays.sample_label[learned], store.arrays.sample_auxiliary[learned]
+    if teaching is not None and teaching.weight == 1 and isinstance(target, BinaryTarget) and not auxiliary:
+        # Where nothing is told, nothing would be learned.
+        learned = learned[~np.isnan(others[:, -1])]
+    train = HistoryDataset(representation, learned, cache)
+    tuning = HistoryDataset(representation, _learned_from(store, "tuning", target), cache)
     sizes = len(representation.names), len(store.statics)
-    auxiliary = read_parts(store.meta["auxiliary"])
     model: SequenceModel = build_model(settings.model, target, settings.loss, *sizes, auxiliary)
     if start is not None:
         given = start.hand_on(model, representation.names, store.statics)
         if report:
             report(f"train: {given} tensors of embedding and encoder from {start.reference}")
     recipe = recipe or Recipe()
-    model.fit(train.outcomes, train.chunks(), settings.outputs == "steps", train.auxiliary)
+    model.fit(outcomes, train.chunks(), settings.outputs == "steps", others)
     if model.summary is not None and model.summary.thresholds:
         _place_thresholds(model.summary, train, settings, teaching is not None)
     model = recipe.alter(model)

@@ -22,22 +22,26 @@ if TYPE_CHECKING:
     from ehrseq.training.module import Teaching
 
 _FOLDER = "teachers"
+_MONITOR = "tuning/loss"  # by which trees stop growing
 _LEAST = 1e-6  # risk, and chance of the other outcome: their logits are finite
 
 
 def teach(
     teacher: Teacher, store: Store, seed: int, data: Path, report: Callable[[str], None] | None = None
 ) -> tuple[Store, "Teaching"]:
-    """Have trees tell their risks of `train`, from which a network learns beside the (first) outcome.
+    """Have trees tell their risks, from which a network learns beside the (first) outcome.
 
     Distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"), of logits (see
-    `ehrseq.nn.objectives.BinaryObjective`). The trees that tell of a history have not grown on any of its subject
-    (cross-fitting): of what they have seen, trees say little more than the outcome itself. As with networks, `tuning`
-    decides when they stop growing; they say nothing of it.
+    `ehrseq.nn.objectives.BinaryObjective`). As with networks, `tuning` decides when trees stop growing; they say
+    nothing of it.
 
-    A network matches trees the more closely the more they tell of. So they also tell of changed copies of the
-    histories, whose outcomes nobody knows (see `ehrseq.data.copies`): of a copy those trees tell that tell of the
-    subject it was made of.
+    Without copies, trees tell of `train`. Those that tell of a history have not grown on any of its subject
+    (cross-fitting): of what they have seen, trees say little more than the outcome itself.
+
+    A network matches trees the more closely the more they tell of. With copies (see `ehrseq.data.copies`) they tell of
+    these, whose outcomes nobody knows, and have grown on all of `train` (as in Bucila, Caruana and Niculescu-Mizil
+    2006, "Model Compression"). If of the copies of a subject such trees told as have not seen it, nobody would say of
+    what is most like a subject what its outcome has to say. Of the histories themselves nothing is told then.
 
     What trees tell depends on nothing but what they read, and is remembered by its digest: networks that are compared
     on the same folds have one teacher.
@@ -51,7 +55,7 @@ def teach(
 
     Returns:
         The store with the copies, as samples of `train` behind all others, and the logits as the last of the auxiliary
-        outcomes (NaN outside of `train`); and how much they count.
+        outcomes (NaN where nothing is told); and how much they count.
 
     Raises:
         ConfigError: If LightGBM is not installed.
@@ -59,25 +63,26 @@ def teach(
     """
     from ehrseq.training.module import Teaching
 
-    folds = _deal(teacher, store, seed)
+    folds, own = _deal(teacher, store, seed), len(store.samples("train"))
     store = add_copies(store, teacher.copies, seed)
-    lesson = _Lesson.of(teacher, store, folds, seed)
+    rows = store.samples("train")
+    if teacher.copies.number:
+        rows = rows[own:]
+    lesson = _Lesson.of(teacher, store, rows, folds, seed)
     path = data / _FOLDER / f"{lesson.digest(teacher)}.npy"
-    risk = _recall(path, lesson.read.shape[:2])
-    how = "told before" if risk is not None else "grown on other subjects"
+    risk = _recall(path, rows.shape)
+    how = "told before" if risk is not None else "told now"
     if risk is None:
         risk = lesson.tell(teacher)
         with atomic_file(path) as staging:
             np.save(staging, risk)
     risk = np.clip(risk, _LEAST, 1 - _LEAST)
-    train = store.samples("train")
     auxiliary = store.arrays.sample_auxiliary
     logit = np.full((len(auxiliary), 1), np.nan, auxiliary.dtype)
-    logit[train, 0] = np.log(risk / (1 - risk)).ravel()
+    logit[rows, 0] = np.log(risk / (1 - risk))
     if report:
-        own = lesson.read.shape[1]
-        copies = f" and {len(train) - own:,} copies" if len(train) > own else ""
-        report(f"train: trees told their risks of {own:,} histories{copies}, {how}")
+        of = f"{len(rows):,} changed copies of {own:,} histories" if teacher.copies.number else f"{own:,} histories"
+        report(f"train: trees told their risks of {of}, {how}")
     arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
     scale = float(np.mean(risk * (1 - risk))) if teacher.match == "logits" else None
     return replace(store, arrays=arrays), Teaching(teacher.weight, scale)
@@ -103,10 +108,11 @@ class _Lesson:
     """All that trees read.
 
     Attributes:
-        read: Features of `train`, and of its C copies, (1 + C, M, K).
-        outcome: Of `train`, without copies, (M, 1); NaN where it is not known.
+        read: Features of `train`, without copies, (M, K).
+        outcome: Theirs, (M, 1); NaN where it is not known.
         watched: Features of those of `tuning` whose outcome is known, (N, K).
         watched_outcome: Theirs, (N, 1).
+        copies: Features of what is told of, (C, K); None: that is `train` itself.
         folds: By repeat, the fold of each sample of `train`, (R, M).
         seed: Of the first repeat; each has another.
     """
@@ -115,21 +121,23 @@ class _Lesson:
     outcome: NDArray[np.float32]
     watched: NDArray[np.float32]
     watched_outcome: NDArray[np.float32]
+    copies: NDArray[np.float32] | None
     folds: NDArray[np.int64]
     seed: int
 
     @classmethod
-    def of(cls, teacher: Teacher, store: Store, folds: NDArray[np.int64], seed: int) -> "_Lesson":
-        """Of a store with copies; folds (R, M)."""
+    def of(
+        cls, teacher: Teacher, store: Store, rows: NDArray[np.int64], folds: NDArray[np.int64], seed: int
+    ) -> "_Lesson":
+        """Of a store with copies; `rows` are the samples to tell of, folds (R, M)."""
         from ehrseq.data.summary import summarise
 
-        train, tuning = store.samples("train"), store.samples("tuning")
+        own, tuning = store.samples("train")[: folds.shape[1]], store.samples("tuning")
         outcome = store.arrays.sample_label[:, :1]
         tuning = tuning[~np.isnan(outcome[tuning, 0])]
-        (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (train, tuning))
-        samples = folds.shape[1]
-        own = read.reshape(1 + teacher.copies.number, samples, -1)
-        return cls(own, outcome[train[:samples]], watched, outcome[tuning], folds, seed)
+        (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (own, tuning))
+        copies = summarise(store, rows, teacher.summary)[0] if teacher.copies.number else None
+        return cls(read, outcome[own], watched, outcome[tuning], copies, folds, seed)
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
@@ -140,23 +148,29 @@ class _Lesson:
                 for trees in build_boosters(teacher)
             ],
             "seed": self.seed,
+            "repeats": len(self.folds),
             "lightgbm": import_lightgbm().__version__,
         }
         total = blake3(digest_json(how).encode())
-        for array in (self.read, self.outcome, self.watched, self.watched_outcome, self.folds):
+        # Of copies trees tell that have grown on everyone; then folds say nothing but how often they grow.
+        what = self.folds if self.copies is None else self.copies
+        for array in (self.read, self.outcome, self.watched, self.watched_outcome, what):
             total.update(f"{array.dtype}{array.shape}".encode())
             total.update(np.ascontiguousarray(array).tobytes())
         return str(total.hexdigest()[:32])
 
     def tell(self, teacher: Teacher) -> NDArray[np.float64]:
-        """Risks, (1 + C, M): the mean of what trees say that have not grown on the subject."""
-        train, tuning = (self.read[0], self.outcome), (self.watched, self.watched_outcome)
-        copies = list(self.read[1:])
+        """Risks, (C,) or (M,): the mean of all repeats."""
+        train, tuning = (self.read, self.outcome), (self.watched, self.watched_outcome)
         kinds = build_boosters(teacher)
-        told = np.zeros(self.read.shape[:2])
+        told = np.zeros(len(self.read if self.copies is None else self.copies))
         for number, trees in enumerate(kinds):
-            folds, seed = self.folds[number :: len(kinds)], self.seed + number * len(self.folds)
-            each = trees.cross_fit(train, tuning, folds, monitor="tuning/loss", seed=seed, copies=copies)
+            folds = self.folds[number :: len(kinds)]
+            seed = self.seed + number * len(self.folds)
+            if self.copies is None:
+                each = trees.cross_fit(train, tuning, folds, monitor=_MONITOR, seed=seed)
+            else:
+                each = trees.fit_whole(train, tuning, self.copies, repeats=len(folds), monitor=_MONITOR, seed=seed)
             told += each[..., 0].sum(axis=0)
         mean: NDArray[np.float64] = told / len(self.folds)
         return mean

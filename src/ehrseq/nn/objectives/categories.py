@@ -81,8 +81,7 @@ class BinaryObjective(Objective):
                 # Weighted outcomes raise the logits by the logarithm of the weight.
                 away = told.scale / 2 * (logits - teacher - self.get_buffer("weight").log()).square()
             spoken = ~told.logit.isnan()
-            losses = torch.where(spoken, (1 - told.weight) * losses, losses)
-            return mean_of_known(losses, known) + told.weight * mean_of_known(away, spoken)
+            return (1 - told.weight) * mean_of_known(losses, known) + told.weight * mean_of_known(away, spoken)
         return mean_of_known(losses, known)
 
     def predict(self, output: Tensor) -> Tensor:
