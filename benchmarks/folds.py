@@ -17,6 +17,11 @@ from ehrseq.workflows.runs import open_run, run_folder
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("EHRSEQ_TEST_DATA", ROOT.parent / "shared" / "data"))
 FOLDS = 5
+# Those of `model=gbm`, and of thresholds drawn by chance, as those are, or some of them, that teach the networks.
+TREES = {
+    "gbm": ["model=gbm"],
+    "gbm_extra": ["model=gbm", "model.booster.extra_trees=true", "model.booster.num_leaves=15"],
+}
 
 
 def train(words: list[str], work: Path) -> tuple[Path, float | None]:

@@ -1,35 +1,43 @@
 """Every model on PhysioNet 2012, set A: five folds, the same for all, several seeds, default settings.
 
-    python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--taught] [--members 5] [--blend]
-        [--archive FILE] [--work FOLDER]
+    python benchmarks/physionet2012.py [--models lstm,gru,...] [--seeds 1,2,3] [--taught | --ensemble]
+        [--members 5] [--archive FILE] [--work FOLDER]
 
 Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
 bootstrap of stays; `ensemble` averages the probabilities of all seeds first. All risks are recalibrated on `tuning`
 (Platt). Without further words a model is what `ehrseq train source=physionet2012 model=<model>` trains.
 
-With `--taught` it is that of `experiment=physionet2012`, taught by trees, kept as `<model>_taught`. With `--members`
-each model is an ensemble over folds of what is not held out (`members_by=folds`), kept as `..._5`; one seed of it is as
-many trainings. With `--blend` each network is averaged with trees (`blend=trees`), kept as `..._blend`. Every model's
+`over_gbm` and `over_gbm_extra` are the figures less those of the trees (with thresholds drawn by chance), by the same
+draws of stays: in the mean of the same seeds, and for the mean of a model's seeds less that of five seeds of trees.
+
+With `--taught` it is that of `experiment=physionet2012`, taught by trees, kept as `<model>_taught`; with `--ensemble`
+that of `experiment=physionet2012_ensemble`, kept as `<model>_ensemble`. With `--members` each model is an ensemble over
+folds of what is not held out (`members_by=folds`), kept as `..._5`; one seed of it is as many trainings. Every model's
 own file lies in the work folder, as do the runs: what is trained already is not trained again, so that an interrupted
 benchmark goes on, and several processes may each take some of the models. The result holds all models that are done.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from folds import DATA, FOLDS, ROOT, keep, train
+from folds import DATA, FOLDS, ROOT, TREES, keep, train
 from numpy.typing import NDArray
 
 from ehrseq.metrics import Estimate, evaluate_binary, precision_recall_curve
+from ehrseq.metrics.intervals import estimate
 
 RESULT = ROOT / "benchmarks" / "results" / "physionet2012.json"
 MODELS = (
-    "gbm,lstm,gru,rnn,gru_d,min_lstm,min_gru,attention_lstm,t_lstm,retain,conv_lstm,event_attention,transformer,"
+    "gbm,gbm_extra,lstm,gru,rnn,gru_d,min_lstm,min_gru,attention_lstm,t_lstm,retain,conv_lstm,event_attention,transformer,"
     "lstm_transformer,xlstm,channelwise_lstm"
 )
+
+METRICS = ("auroc", "auprc", "brier")
+TREE_SEEDS = [1, 2, 3, 4, 5]
 
 
 def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
@@ -38,43 +46,83 @@ def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
     return float(np.minimum(curve.x, curve.y).max())
 
 
-def figures(label: NDArray[Any], probability: NDArray[Any], subject: NDArray[Any]) -> dict[str, Any]:
-    """Metrics with intervals."""
-    found: dict[str, Estimate] = evaluate_binary(label, probability, subject)
-    named = {name: [found[name].value, found[name].ci_low, found[name].ci_high] for name in ("auroc", "auprc", "brier")}
-    return {**named, "min_se_ppv": challenge_score(label, probability)}
+class Measured:
+    """One model over all folds and seeds.
+
+    Args:
+        words: That make it.
+        seeds: Each holds every stay out once.
+        archive: The stays.
+        work: Folder of the runs.
+
+    Attributes:
+        label: Of every stay, (M,).
+        told: By seed, (S, M).
+        subject: (M,).
+        epochs: Of each training; of the first member, where it is an ensemble.
+        seconds: Likewise.
+    """
+
+    def __init__(self, words: list[str], seeds: list[int], archive: Path, work: Path) -> None:
+        tables: list[pl.DataFrame] = []
+        self.epochs: list[int] = []
+        self.seconds: list[float] = []
+        for seed in seeds:
+            parts = []
+            for fold in range(FOLDS):
+                common = ["source=physionet2012", f"source.path={archive}", f"seed={seed}", "recalibration=platt"]
+                folder, took = train([*common, f"split.folds={FOLDS}", f"split.fold={fold}", *words], work)
+                parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
+                self.epochs.append(pl.read_csv(folder / "train" / "history.csv").height)
+                self.seconds += [] if took is None else [took]
+            tables.append(pl.concat(parts).sort("subject_id"))
+        self.label, self.subject = (tables[0][name].to_numpy() for name in ("label", "subject_id"))
+        self.told = np.stack([table["probability"].to_numpy() for table in tables])
+
+    def evaluate(self, told: NDArray[Any]) -> dict[str, Estimate]:
+        """Metrics with intervals; the same draws of stays for all models."""
+        found = evaluate_binary(self.label, told, self.subject)
+        return {name: found[name] for name in METRICS}
+
+    def figures(self, told: NDArray[Any]) -> dict[str, Any]:
+        """What is kept of some probabilities."""
+        kept: dict[str, Any] = {name: _row(found) for name, found in self.evaluate(told).items()}
+        return {**kept, "min_se_ppv": challenge_score(self.label, told)}
+
+    def over(self, told: NDArray[Any], theirs: NDArray[Any]) -> dict[str, list[float]]:
+        """Its figures, in the mean of rows of probabilities, less those of trees, with intervals."""
+        own, other = ([self.evaluate(row) for row in rows] for rows in (told, theirs))
+        return {name: _row(_mean(own, name), _mean(other, name)) for name in METRICS}
 
 
-def measure(model: str, seeds: list[int], kind: list[str], archive: Path, work: Path) -> dict[str, Any]:
-    """One model over all folds and seeds; `kind` are the words that make it taught, an ensemble or a blend."""
-    tables, epochs, seconds = [], [], []
-    for seed in seeds:
-        parts = []
-        for fold in range(FOLDS):
-            words = ["source=physionet2012", f"source.path={archive}", f"model={model}", f"seed={seed}"]
-            words += ["recalibration=platt", f"split.folds={FOLDS}", f"split.fold={fold}"]
-            folder, took = train([*words, *kind], work)
-            parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
-            epochs.append(pl.read_csv(folder / "train" / "history.csv").height)  # of the first member
-            seconds += [] if took is None else [took]
-        tables.append(pl.concat(parts).sort("subject_id"))
-        print(model, seed, figures(*_columns(tables[-1])), flush=True)
-    label, _, subject = _columns(tables[0])
-    each = [figures(*_columns(table)) for table in tables]
-    mean = np.mean([table["probability"].to_numpy() for table in tables], axis=0)
-    return {
+def _mean(found: list[dict[str, Estimate]], name: str) -> Estimate:
+    value, drawn = (np.mean([getattr(one[name], part) for one in found], axis=0) for part in ("value", "replicates"))
+    return estimate(float(value), drawn, 0.95)
+
+
+def _row(found: Estimate, less: Estimate | None = None) -> list[float]:
+    """Value and interval."""
+    if less is not None:
+        found = estimate(found.value - less.value, found.replicates - less.replicates, 0.95)  # type: ignore[operator]
+    return [found.value, found.ci_low, found.ci_high]  # type: ignore[list-item]
+
+
+def describe(own: Measured, trees: dict[str, tuple[Measured, Measured]]) -> dict[str, Any]:
+    """What is kept of a model: its figures, and how far they are from those of trees of the same seeds, and of five."""
+    each, mean = [own.figures(told) for told in own.told], own.told.mean(0)
+    kept: dict[str, Any] = {
         "seeds": each,
         "auroc_mean": float(np.mean([one["auroc"][0] for one in each])),
         "auroc_sd": float(np.std([one["auroc"][0] for one in each])),
         "auprc_mean": float(np.mean([one["auprc"][0] for one in each])),
-        "ensemble": figures(label, mean, subject),
-        "epochs_mean": float(np.mean(epochs)),
-        "seconds_median": float(np.median(seconds)) if seconds else None,
+        "ensemble": own.figures(mean),
+        "epochs_mean": float(np.mean(own.epochs)),
+        "seconds_median": float(np.median(own.seconds)) if own.seconds else None,
     }
-
-
-def _columns(table: pl.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return table["label"].to_numpy(), table["probability"].to_numpy(), table["subject_id"].to_numpy()
+    for name, (same, five) in trees.items():
+        averaged = own.over(mean[None], five.told.mean(0)[None])
+        kept[f"over_{name}"] = {"mean": own.over(own.told, same.told), "averaged": averaged}
+    return kept
 
 
 def main() -> None:
@@ -83,9 +131,10 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, default=DATA / "physionet2012" / "set-a.tar.gz")
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--taught", action="store_true")
+    experiment = parser.add_mutually_exclusive_group()
+    experiment.add_argument("--taught", action="store_true")
+    experiment.add_argument("--ensemble", action="store_true")
     parser.add_argument("--members", type=int, default=1)
-    parser.add_argument("--blend", action="store_true")
     parser.add_argument("--work", type=Path, default=ROOT / "results" / "physionet2012")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -93,13 +142,21 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     kinds = {
         "taught": (options.taught, ["experiment=physionet2012"]),
+        "ensemble": (options.ensemble, ["experiment=physionet2012_ensemble"]),
         str(options.members): (options.members > 1, [f"members={options.members}", "members_by=folds"]),
-        "blend": (options.blend, ["blend=trees"]),
     }
     suffix = "".join(f"_{name}" for name, (asked, _) in kinds.items() if asked)
     kind = [word for asked, words in kinds.values() if asked for word in words]
+    archive = options.archive.resolve()
+    trees = {
+        name: (Measured(words, seeds, archive, work), Measured(words, TREE_SEEDS, archive, work))
+        for name, words in TREES.items()
+    }
     for model in options.models.split(","):
-        keep(RESULT, work, f"{model}{suffix}", measure(model, seeds, kind, options.archive.resolve(), work))
+        words = TREES.get(model, [f"model={model}"])
+        found = describe(Measured([*words, *kind], seeds, archive, work), trees)
+        print(f"{model}{suffix}", json.dumps(found), flush=True)
+        keep(RESULT, work, f"{model}{suffix}", found)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from folds import DATA, FOLDS, ROOT, keep, score, train
+from folds import DATA, FOLDS, ROOT, TREES, keep, score, train
 from numpy.typing import NDArray
 
 from ehrseq.metrics import best_threshold, evaluate_binary, evaluate_utility
@@ -32,8 +32,6 @@ from ehrseq.metrics.comparison import over_sets, telling_subjects
 
 RESULT = ROOT / "benchmarks" / "results" / "physionet2019.json"
 METRICS = ("auroc", "auprc", "utility")
-# Those of `model=gbm`, and of thresholds drawn by chance, as some of those are that teach the networks.
-TREES = {"gbm": [], "gbm_extra": ["model.booster.extra_trees=true", "model.booster.num_leaves=15"]}
 LEVEL = 0.95  # of the intervals, as everywhere
 RATIO = 1 / (FOLDS - 1)  # of held-out to other stays
 
@@ -105,7 +103,7 @@ class Told(NamedTuple):
         """One model, trained on all folds."""
         # Trees summarise each hour's history by themselves; networks pass over a stay once.
         if model in TREES:
-            words = ["source=physionet2019", "task=sepsis", "model=gbm", *TREES[model]]
+            words = ["source=physionet2019", "task=sepsis", *TREES[model]]
         else:
             words = ["experiment=physionet2019", f"model={model}"]
         words += ["~model.embedding.features", "~model.embedding.input_dropout"] if model == "gru_d" else []
