@@ -47,18 +47,17 @@ def store(settings: Settings) -> Store:
     return prepare.run(settings).open()
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_what_is_told_is_lightgbm_on_other_subjects_and_of_copies_on_all(
-    number: int, settings: Settings, store: Store, tmp_path: Path
+@pytest.mark.parametrize("grown_on", ["others", "all"])
+def test_what_is_told_is_lightgbm_that_has_grown_on_other_subjects_or_on_all(
+    grown_on: str, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     assert settings.teacher is not None
-    config = settings.teacher.copies.model_copy(update={"number": number})
-    teacher = settings.teacher.model_copy(update={"copies": config})
+    teacher = settings.teacher.model_copy(update={"grown_on": grown_on})
     train, tuning = store.samples("train"), store.samples("tuning")
     outcome = store.arrays.sample_label[:, 0]
     read, watched = (summarise(store, part, teacher.summary)[0] for part in (train, tuning))
-    copied = add_copies(store, config, settings.seed)
-    behind = np.arange(len(outcome), len(outcome) + number * len(train))
+    copied = add_copies(store, teacher.copies, settings.seed)
+    behind = np.arange(len(outcome), len(outcome) + 2 * len(train))
     copies = summarise(copied, behind, teacher.summary)[0]
     parameters = {
         **{"objective": "binary", "num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 50, "verbosity": -1},
@@ -77,20 +76,23 @@ def test_what_is_told_is_lightgbm_on_other_subjects_and_of_copies_on_all(
             callbacks=[lightgbm.early_stopping(20, verbose=False)],
         )
 
-    told = np.zeros((2, len(behind if number else train)))
+    told = np.zeros((2, 3, len(train)))  # by repeat, of `train` and of its two copies
     for repeat in range(2):
         seed = settings.seed + repeat
-        fold = MemberFolds(3, seed).of_samples(store)[train]
-        if number:
-            told[repeat] = grown(np.ones(len(train), bool), seed).predict(copies)
+        if grown_on == "all":
+            booster = grown(np.ones(len(train), bool), seed)
+            told[repeat, 1:] = [booster.predict(matrix) for matrix in np.split(copies, 2)]
             continue
+        fold = MemberFolds(3, seed).of_samples(store)[train]
         for own in range(3):
             others, mine = train[fold != own], train[fold == own]
             assert not set(store.subjects_of(others)) & set(store.subjects_of(mine))
-            told[repeat, fold == own] = grown(fold != own, seed).predict(read[fold == own])
+            booster = grown(fold != own, seed)
+            for place, matrix in enumerate((read, *np.split(copies, 2))):
+                told[repeat, place, fold == own] = booster.predict(matrix[fold == own])
     taught, teaching = teach(teacher, store, settings.seed, tmp_path)
-    logit, risk = taught.arrays.sample_auxiliary[:, -1], told.mean(axis=0)
-    known = behind if number else train
+    known = behind if grown_on == "all" else np.concatenate([train, behind])
+    logit, risk = taught.arrays.sample_auxiliary[:, -1], told.mean(axis=0).ravel()[-len(known) :]
     np.testing.assert_allclose(logit[known], np.log(risk / (1 - risk)), atol=1e-5)
     assert np.isnan(np.delete(logit, known)).all()
     np.testing.assert_array_equal(taught.samples("train"), np.concatenate([train, behind]))
@@ -101,12 +103,11 @@ def test_what_is_told_is_lightgbm_on_other_subjects_and_of_copies_on_all(
     assert teaching == pytest.approx((0.6, np.mean(risk * (1 - risk))))
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_two_kinds_of_trees_share_the_repeats(number: int, settings: Settings, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grown_on", ["others", "all"])
+def test_two_kinds_of_trees_share_the_repeats(grown_on: str, settings: Settings, store: Store, tmp_path: Path) -> None:
     """Each tells in every second one; what both say is the mean, weighted by how many repeats they have."""
     assert settings.teacher is not None
-    copies = settings.teacher.copies.model_copy(update={"number": number})
-    one = settings.teacher.model_copy(update={"copies": copies})
+    one = settings.teacher.model_copy(update={"grown_on": grown_on})
     other = one.model_copy(update={"booster": one.booster.model_copy(update={"num_leaves": 3, "extra_trees": True})})
     both = one.model_copy(update={"repeats": 3, "other": other.booster})
 
@@ -118,9 +119,8 @@ def test_two_kinds_of_trees_share_the_repeats(number: int, settings: Settings, s
     def alone(teacher: Teacher, deals: list[int], grown: int) -> NDArray[np.float64]:
         """The mean over repeats with these seeds of the folds; the copies are those of seed 0."""
         train, copied = store.samples("train"), add_copies(store, teacher.copies, 0)
-        rows = copied.samples("train")[len(train) if teacher.copies.number else 0 :]
         folds = np.stack([MemberFolds(teacher.folds, deal).of_samples(store)[train] for deal in deals])
-        return _Lesson.of(teacher, copied, rows, folds, grown).tell(teacher)
+        return _Lesson.of(teacher, copied, folds, grown).tell(teacher)
 
     expected = (2 * alone(one, [0, 2], 0) + alone(other, [1], 3)) / 3
     np.testing.assert_allclose(risks(both, 0), expected, rtol=1e-5)
@@ -161,11 +161,12 @@ def test_what_was_told_before_is_remembered_and_nothing_else(settings: Settings,
         told(teacher, store, 2),
         told(teacher.model_copy(update={"repeats": 1}), store, 1),
         told(noisier, store, 1),
+        told(teacher.model_copy(update={"grown_on": "all"}), store, 1),
         told(teacher, replace(store, arrays=replace(store.arrays, sample_label=permuted)), 1),
         told(teacher, folds, 1),
     ):
         assert other[1] == "told now"
-    assert len(list((tmp_path / "teachers").iterdir())) == 7
+    assert len(list((tmp_path / "teachers").iterdir())) == 8
 
     # A file that was cut short, or holds something else, is not believed.
     for content in (b"", file.read_bytes()[:200], b"no array"):
@@ -183,17 +184,16 @@ def test_outcomes_that_are_not_known_teach_no_trees(settings: Settings, store: S
         label[store.samples(split)[::5], 0] = np.nan  # which trees would refuse to grow on
     taught, _ = teach(teacher, replace(store, arrays=replace(store.arrays, sample_label=label)), 0, tmp_path)
     np.testing.assert_array_equal(taught.arrays.sample_label[: len(label)], label)
-    copied = taught.samples("train")[len(store.samples("train")) :]
-    assert np.isfinite(taught.arrays.sample_auxiliary[copied, -1]).all()
+    assert np.isfinite(taught.arrays.sample_auxiliary[taught.samples("train"), -1]).all()
 
 
-@pytest.mark.parametrize(("weight", "copies"), [(1.0, 2), (0.6, 3)])
+@pytest.mark.parametrize(("weight", "grown_on", "copies"), [(1.0, "all", 2), (0.6, "all", 3), (1.0, "others", 3)])
 def test_where_nothing_would_be_learned_nothing_is_gone_through(
-    weight: float, copies: int, settings: Settings, store: Store
+    weight: float, grown_on: str, copies: int, settings: Settings, store: Store
 ) -> None:
-    """If what is told of copies has all the weight, the histories themselves teach nothing."""
+    """If what is told of copies alone has all the weight, the histories themselves teach nothing."""
     assert settings.teacher is not None
-    teacher = settings.teacher.model_copy(update={"weight": weight})
+    teacher = settings.teacher.model_copy(update={"weight": weight, "grown_on": grown_on})
     training = set_up(settings.model_copy(update={"teacher": teacher}), store)
     assert len(training.train.dataset) == copies * len(store.samples("train"))  # type: ignore[arg-type]
     # What is taken of the outcomes is taken of those of the histories all the same.
@@ -287,6 +287,7 @@ def test_trained_by_the_command(tmp_path: Path, ehrseq: Command) -> None:
         (["teacher.weight=0"], "teacher.weight"),
         (["teacher.folds=1"], "teacher.folds"),
         (["teacher=trees_hourly", "teacher.repeats=1"], "teacher.repeats=1: teacher.other has every second repeat"),
+        (["teacher.grown_on=all"], "teacher.grown_on=all: of what trees have grown on"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words: list[str], message: str) -> None:

@@ -134,7 +134,14 @@ class GradientBoosting:
         self._grow(*self._bin(train, tuning, weight), monitor, seed, positive, report)
 
     def cross_fit(
-        self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], folds: Ints, *, monitor: str, seed: int
+        self,
+        train: tuple[Matrix, Matrix],
+        tuning: tuple[Matrix, Matrix],
+        folds: Ints,
+        *,
+        monitor: str,
+        seed: int,
+        copies: Sequence[Matrix] = (),
     ) -> Floats:
         """What trees say of each history of `train`, grown on the folds that it is not in; what was fitted is gone.
 
@@ -147,29 +154,31 @@ class GradientBoosting:
             folds: (R, M) the fold of each history; each of R repeats has its own.
             monitor: As in `fit`.
             seed: Of the first repeat; each has another.
+            copies: Features (M, K) of C other histories of the same subjects, which the same trees tell of.
 
         Returns:
-            Predictions (R, M, P).
+            Predictions (R, 1 + C, M, P).
 
         Raises:
             ConfigError: If LightGBM is not installed.
             TrainingError: If outcomes are none of the target, or all the same without a fold.
         """
         features, outcome = train
-        told = np.empty((*folds.shape, self._columns))
+        told = np.empty((len(folds), 1 + len(copies), folds.shape[1], self._columns))
         grow = self._growing(train, tuning, monitor)
         for number, fold in enumerate(folds):
             for own in np.unique(fold):
                 self._check(outcome[(fold != own) & ~np.isnan(outcome[:, 0]), 0], "train")
                 grow(fold != own, seed + number)
-                told[number, fold == own] = self.predict(features[fold == own])
+                for place, matrix in enumerate((features, *copies)):
+                    told[number, place, fold == own] = self.predict(matrix[fold == own])
         return told
 
     def fit_whole(
         self,
         train: tuple[Matrix, Matrix],
         tuning: tuple[Matrix, Matrix],
-        others: Matrix,
+        others: Sequence[Matrix],
         *,
         repeats: int,
         monitor: str,
@@ -180,25 +189,25 @@ class GradientBoosting:
         Args:
             train: As in `cross_fit`, as is the rest.
             tuning: Likewise.
-            others: Features (N, K).
+            others: Features (N, K) of O sets of histories.
             repeats: R, how often trees are grown.
             monitor: As in `fit`.
             seed: Of the first repeat; each has another.
 
         Returns:
-            Predictions (R, N, P).
+            Predictions (R, O, N, P).
 
         Raises:
             ConfigError: If LightGBM is not installed.
             TrainingError: If outcomes are none of the target, or all the same.
         """
         self._check(train[1][~np.isnan(train[1][:, 0]), 0], "train")
-        told = np.empty((repeats, len(others), self._columns))
         grow = self._growing(train, tuning, monitor)
+        told = []
         for number in range(repeats):
             grow(np.ones(len(train[0]), bool), seed + number)
-            told[number] = self.predict(others)
-        return told
+            told.append([self.predict(matrix) for matrix in others])
+        return np.array(told)
 
     def _growing(
         self, train: tuple[Matrix, Matrix], tuning: tuple[Matrix, Matrix], monitor: str

@@ -106,6 +106,11 @@ def _teacher(settings: "Settings") -> str | None:
         return f"teacher=trees tells risks of a binary target, not of a {kind} one; use teacher=none"
     if settings.loss.focal:
         return f"loss.focal={settings.loss.focal}: teacher=trees tells risks, not a yes or no; use teacher=none"
+    if settings.teacher.grown_on == "all" and not settings.teacher.copies.number:
+        return (
+            "teacher.grown_on=all: of what trees have grown on they say little more than the outcome; give "
+            "teacher.copies.number=15 or so, of which they tell, or teacher.grown_on=others"
+        )
     if settings.teacher.other is not None and settings.teacher.repeats == 1:
         return "teacher.repeats=1: teacher.other has every second repeat; give two or more, or teacher.other=null"
     return None

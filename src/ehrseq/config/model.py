@@ -51,6 +51,7 @@ class Teacher(Section):
 
     match: Literal["risks", "logits"]
     weight: Annotated[float, Field(gt=0, le=1)]
+    grown_on: Literal["others", "all"]
     folds: Annotated[int, Field(ge=2)]
     repeats: PositiveInt
     copies: Copies

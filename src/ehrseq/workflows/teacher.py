@@ -35,13 +35,14 @@ def teach(
     `ehrseq.nn.objectives.BinaryObjective`). As with networks, `tuning` decides when trees stop growing; they say
     nothing of it.
 
-    Without copies, trees tell of `train`. Those that tell of a history have not grown on any of its subject
-    (cross-fitting): of what they have seen, trees say little more than the outcome itself.
+    Trees that tell of a history of `train` have not grown on any of its subject (cross-fitting): of what they have
+    seen, trees say little more than the outcome itself. A network matches trees the more closely the more they tell of.
+    So they may tell of changed copies of the histories as well, whose outcomes nobody knows (see
+    `ehrseq.data.copies`): of a copy those that tell of the subject it was made of. Then nobody says, of what is most
+    like a subject, what its outcome has to say.
 
-    A network matches trees the more closely the more they tell of. With copies (see `ehrseq.data.copies`) they tell of
-    these, whose outcomes nobody knows, and have grown on all of `train` (as in Bucila, Caruana and Niculescu-Mizil
-    2006, "Model Compression"). If of the copies of a subject such trees told as have not seen it, nobody would say of
-    what is most like a subject what its outcome has to say. Of the histories themselves nothing is told then.
+    Or trees have grown on all of `train` and tell of the copies alone (as in Bucila, Caruana and Niculescu-Mizil 2006,
+    "Model Compression").
 
     What trees tell depends on nothing but what they read, and is remembered by its digest: networks that are compared
     on the same folds have one teacher.
@@ -63,12 +64,11 @@ def teach(
     """
     from ehrseq.training.module import Teaching
 
-    folds, own = _deal(teacher, store, seed), len(store.samples("train"))
+    folds = _deal(teacher, store, seed)
+    own = folds.shape[1]
     store = add_copies(store, teacher.copies, seed)
-    rows = store.samples("train")
-    if teacher.copies.number:
-        rows = rows[own:]
-    lesson = _Lesson.of(teacher, store, rows, folds, seed)
+    lesson = _Lesson.of(teacher, store, folds, seed)
+    rows = store.samples("train")[own if teacher.grown_on == "all" else 0 :]
     path = data / _FOLDER / f"{lesson.digest(teacher)}.npy"
     risk = _recall(path, rows.shape)
     how = "told before" if risk is not None else "told now"
@@ -81,8 +81,9 @@ def teach(
     logit = np.full((len(auxiliary), 1), np.nan, auxiliary.dtype)
     logit[rows, 0] = np.log(risk / (1 - risk))
     if report:
-        of = f"{len(rows):,} changed copies of {own:,} histories" if teacher.copies.number else f"{own:,} histories"
-        report(f"train: trees told their risks of {of}, {how}")
+        copies = f"{teacher.copies.number * own:,} changed copies of " if teacher.copies.number else ""
+        also = f"{own:,} histories and " if copies and teacher.grown_on == "others" else ""
+        report(f"train: trees told their risks of {also}{copies}{own:,} histories, {how}")
     arrays = replace(store.arrays, sample_auxiliary=np.concatenate([auxiliary, logit], axis=1))
     scale = float(np.mean(risk * (1 - risk))) if teacher.match == "logits" else None
     return replace(store, arrays=arrays), Teaching(teacher.weight, scale)
@@ -108,11 +109,10 @@ class _Lesson:
     """All that trees read.
 
     Attributes:
-        read: Features of `train`, without copies, (M, K).
-        outcome: Theirs, (M, 1); NaN where it is not known.
+        read: Features of `train`, and of its C copies, (1 + C, M, K).
+        outcome: Of `train`, without copies, (M, 1); NaN where it is not known.
         watched: Features of those of `tuning` whose outcome is known, (N, K).
         watched_outcome: Theirs, (N, 1).
-        copies: Features of what is told of, (C, K); None: that is `train` itself.
         folds: By repeat, the fold of each sample of `train`, (R, M).
         seed: Of the first repeat; each has another.
     """
@@ -121,23 +121,21 @@ class _Lesson:
     outcome: NDArray[np.float32]
     watched: NDArray[np.float32]
     watched_outcome: NDArray[np.float32]
-    copies: NDArray[np.float32] | None
     folds: NDArray[np.int64]
     seed: int
 
     @classmethod
-    def of(
-        cls, teacher: Teacher, store: Store, rows: NDArray[np.int64], folds: NDArray[np.int64], seed: int
-    ) -> "_Lesson":
-        """Of a store with copies; `rows` are the samples to tell of, folds (R, M)."""
+    def of(cls, teacher: Teacher, store: Store, folds: NDArray[np.int64], seed: int) -> "_Lesson":
+        """Of a store with copies; folds (R, M)."""
         from ehrseq.data.summary import summarise
 
-        own, tuning = store.samples("train")[: folds.shape[1]], store.samples("tuning")
+        train, tuning = store.samples("train"), store.samples("tuning")
         outcome = store.arrays.sample_label[:, :1]
         tuning = tuning[~np.isnan(outcome[tuning, 0])]
-        (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (own, tuning))
-        copies = summarise(store, rows, teacher.summary)[0] if teacher.copies.number else None
-        return cls(read, outcome[own], watched, outcome[tuning], copies, folds, seed)
+        (read, _), (watched, _) = (summarise(store, samples, teacher.summary) for samples in (train, tuning))
+        samples = folds.shape[1]
+        own = read.reshape(1 + teacher.copies.number, samples, -1)
+        return cls(own, outcome[train[:samples]], watched, outcome[tuning], folds, seed)
 
     def digest(self, teacher: Teacher) -> str:
         """Of everything that decides what trees tell: equal digests, equal risks."""
@@ -148,29 +146,27 @@ class _Lesson:
                 for trees in build_boosters(teacher)
             ],
             "seed": self.seed,
-            "repeats": len(self.folds),
+            "grown on": teacher.grown_on,
             "lightgbm": import_lightgbm().__version__,
         }
         total = blake3(digest_json(how).encode())
-        # Of copies trees tell that have grown on everyone; then folds say nothing but how often they grow.
-        what = self.folds if self.copies is None else self.copies
-        for array in (self.read, self.outcome, self.watched, self.watched_outcome, what):
+        for array in (self.read, self.outcome, self.watched, self.watched_outcome, self.folds):
             total.update(f"{array.dtype}{array.shape}".encode())
             total.update(np.ascontiguousarray(array).tobytes())
         return str(total.hexdigest()[:32])
 
     def tell(self, teacher: Teacher) -> NDArray[np.float64]:
-        """Risks, (C,) or (M,): the mean of all repeats."""
-        train, tuning = (self.read, self.outcome), (self.watched, self.watched_outcome)
+        """Risks of all that is told of, in the order of the samples: the mean of all repeats."""
+        train, tuning = (self.read[0], self.outcome), (self.watched, self.watched_outcome)
+        copies = list(self.read[1:])
         kinds = build_boosters(teacher)
-        told = np.zeros(len(self.read if self.copies is None else self.copies))
+        told = []
         for number, trees in enumerate(kinds):
-            folds = self.folds[number :: len(kinds)]
-            seed = self.seed + number * len(self.folds)
-            if self.copies is None:
-                each = trees.cross_fit(train, tuning, folds, monitor=_MONITOR, seed=seed)
+            folds, seed = self.folds[number :: len(kinds)], self.seed + number * len(self.folds)
+            if teacher.grown_on == "others":
+                each = trees.cross_fit(train, tuning, folds, monitor=_MONITOR, seed=seed, copies=copies)
             else:
-                each = trees.fit_whole(train, tuning, self.copies, repeats=len(folds), monitor=_MONITOR, seed=seed)
-            told += each[..., 0].sum(axis=0)
-        mean: NDArray[np.float64] = told / len(self.folds)
+                each = trees.fit_whole(train, tuning, copies, repeats=len(folds), monitor=_MONITOR, seed=seed)
+            told.append(each[..., 0].sum(axis=0))
+        mean: NDArray[np.float64] = np.sum(told, axis=0).ravel() / len(self.folds)
         return mean
