@@ -154,7 +154,8 @@ def main() -> None:
     }
     for model in options.models.split(","):
         words = TREES.get(model, [f"model={model}"])
-        found = describe(Measured([*words, *kind], seeds, archive, work), trees)
+        others = {name: two for name, two in trees.items() if name != model}
+        found = describe(Measured([*words, *kind], seeds, archive, work), others)
         print(f"{model}{suffix}", json.dumps(found), flush=True)
         keep(RESULT, work, f"{model}{suffix}", found)
 
