@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,6 +110,18 @@ def runs_of(page: "Page") -> "Locator":
     return page.locator("a[href*='/runs/']")
 
 
+def select(page: "Page", name: str, opened: "Locator") -> None:
+    """Click on a file until it is open: on a busy machine a click while the list is drawn anew goes nowhere."""
+    from playwright.sync_api import TimeoutError as Late
+
+    for _ in range(3):
+        page.get_by_text(name, exact=True).first.click()
+        with suppress(Late):
+            opened.wait_for(timeout=PATIENCE / 3)
+            return
+    opened.wait_for(timeout=1)
+
+
 def is_drawn(page: "Page", images: "Locator") -> bool:
     """Whether all images have pixels, which one that failed to load has not."""
     images.first.wait_for()
@@ -159,8 +172,7 @@ def test_a_run_page_has_the_result_its_figures_and_its_metrics(page: "Page", sho
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("evaluate", exact=True).click()
     for figure in ("calibration.png", "roc.png", "usefulness.png"):
-        page.get_by_text(figure, exact=True).first.click()
-        page.get_by_text(f"evaluate/{figure}").first.wait_for()
+        select(page, figure, page.get_by_text(f"evaluate/{figure}").first)
         assert is_drawn(page, page.locator("img[src^='blob:']")), figure
     # Where it lies on this machine is nobody's business.
     page.get_by_text(re.compile(r"^Path: ")).first.evaluate("(line) => { line.style.visibility = 'hidden'; }")
