@@ -163,12 +163,11 @@ class GradientBoosting:
             ConfigError: If LightGBM is not installed.
             TrainingError: If outcomes are none of the target, or all the same without a fold.
         """
-        features, outcome = train
+        features, _ = train
         told = np.empty((len(folds), 1 + len(copies), folds.shape[1], self._columns))
         grow = self._growing(train, tuning, monitor)
         for number, fold in enumerate(folds):
             for own in np.unique(fold):
-                self._check(outcome[(fold != own) & ~np.isnan(outcome[:, 0]), 0], "train")
                 grow(fold != own, seed + number)
                 for place, matrix in enumerate((features, *copies)):
                     told[number, place, fold == own] = self.predict(matrix[fold == own])
@@ -201,7 +200,6 @@ class GradientBoosting:
             ConfigError: If LightGBM is not installed.
             TrainingError: If outcomes are none of the target, or all the same.
         """
-        self._check(train[1][~np.isnan(train[1][:, 0]), 0], "train")
         grow = self._growing(train, tuning, monitor)
         told = []
         for number in range(repeats):
@@ -219,7 +217,9 @@ class GradientBoosting:
         data, watched = self._bin((features, np.nan_to_num(outcome)), tuning)
 
         def grow(on: NDArray[np.bool_], seed: int) -> None:
-            self._grow(data.subset(np.flatnonzero(on & known).tolist()), watched, monitor, seed)
+            grown = np.flatnonzero(on & known)
+            self._check(outcome[grown, 0], "train")
+            self._grow(data.subset(grown.tolist()), watched, monitor, seed)
 
         return grow
 
