@@ -19,6 +19,7 @@ benchmark goes on, and several processes may each take some of the models. The r
 
 import argparse
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +80,30 @@ class Measured:
         self.label, self.subject = (tables[0][name].to_numpy() for name in ("label", "subject_id"))
         self.told = np.stack([table["probability"].to_numpy() for table in tables])
 
-    def evaluate(self, told: NDArray[Any]) -> dict[str, Estimate]:
-        """Metrics with intervals; the same draws of stays for all models."""
+    @cached_property
+    def each(self) -> list[dict[str, Estimate]]:
+        """Metrics of every seed."""
+        return [self._evaluate(told) for told in self.told]
+
+    @cached_property
+    def averaged(self) -> dict[str, Estimate]:
+        """Metrics of the mean of all seeds' probabilities."""
+        return self._evaluate(self.told.mean(0))
+
+    def _evaluate(self, told: NDArray[Any]) -> dict[str, Estimate]:
+        """With intervals; the same draws of stays for all models."""
         found = evaluate_binary(self.label, told, self.subject)
         return {name: found[name] for name in METRICS}
 
-    def figures(self, told: NDArray[Any]) -> dict[str, Any]:
-        """What is kept of some probabilities."""
-        kept: dict[str, Any] = {name: _row(found) for name, found in self.evaluate(told).items()}
+    def figures(self, found: dict[str, Estimate], told: NDArray[Any]) -> dict[str, Any]:
+        """What is kept of some probabilities and their metrics."""
+        kept: dict[str, Any] = {name: _row(value) for name, value in found.items()}
         return {**kept, "min_se_ppv": challenge_score(self.label, told)}
 
-    def over(self, told: NDArray[Any], theirs: NDArray[Any]) -> dict[str, list[float]]:
-        """Its figures, in the mean of rows of probabilities, less those of trees, with intervals."""
-        own, other = ([self.evaluate(row) for row in rows] for rows in (told, theirs))
-        return {name: _row(_mean(own, name), _mean(other, name)) for name in METRICS}
+
+def _over(own: list[dict[str, Estimate]], other: list[dict[str, Estimate]]) -> dict[str, list[float]]:
+    """Metrics in the mean of some, less those in the mean of others, with intervals."""
+    return {name: _row(_mean(own, name), _mean(other, name)) for name in METRICS}
 
 
 def _mean(found: list[dict[str, Estimate]], name: str) -> Estimate:
@@ -109,19 +120,19 @@ def _row(found: Estimate, less: Estimate | None = None) -> list[float]:
 
 def describe(own: Measured, trees: dict[str, tuple[Measured, Measured]]) -> dict[str, Any]:
     """What is kept of a model: its figures, and how far they are from those of trees of the same seeds, and of five."""
-    each, mean = [own.figures(told) for told in own.told], own.told.mean(0)
+    each = [own.figures(found, told) for found, told in zip(own.each, own.told, strict=True)]
     kept: dict[str, Any] = {
         "seeds": each,
         "auroc_mean": float(np.mean([one["auroc"][0] for one in each])),
         "auroc_sd": float(np.std([one["auroc"][0] for one in each])),
         "auprc_mean": float(np.mean([one["auprc"][0] for one in each])),
-        "ensemble": own.figures(mean),
+        "ensemble": own.figures(own.averaged, own.told.mean(0)),
         "epochs_mean": float(np.mean(own.epochs)),
         "seconds_median": float(np.median(own.seconds)) if own.seconds else None,
     }
     for name, (same, five) in trees.items():
-        averaged = own.over(mean[None], five.told.mean(0)[None])
-        kept[f"over_{name}"] = {"mean": own.over(own.told, same.told), "averaged": averaged}
+        averaged = _over([own.averaged], [five.averaged])
+        kept[f"over_{name}"] = {"mean": _over(own.each, same.each), "averaged": averaged}
     return kept
 
 

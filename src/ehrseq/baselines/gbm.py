@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ehrseq.baselines.watched import Floats, OwnFigures, in_units, lightgbm_name, read_figures
 from ehrseq.config.targets import WATCHED, BinaryTarget, MulticlassTarget, RegressionTarget, Target
 from ehrseq.errors import ConfigError, RunError, TrainingError
-from ehrseq.metrics import auroc
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FILE = "trees.txt"
 Matrix = NDArray[np.float32]
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Report = Callable[[Mapping[str, float], int], None]  # (figures, trees so far)
 _BINARY = BinaryTarget(kind="binary")
@@ -30,9 +29,6 @@ REPEATABLE = {
     "data_random_seed": 1,  # of the histories by which bins are found, where there are very many
     "verbosity": -1,
 }
-# LightGBM's names of our figures; those of other targets are our own.
-_FIGURES = {"loss": "binary_logloss", "auroc": "auc", "auprc": "average_precision"}
-_NAMES = {theirs: ours for ours, theirs in _FIGURES.items()}
 
 
 class GradientBoosting:
@@ -250,10 +246,11 @@ class GradientBoosting:
         order = [watched, *others]
         parameters, figures = {**self.parameters, "seed": seed}, None
         if isinstance(self.target, BinaryTarget):
-            parameters |= {"metric": [_FIGURES[name] for name in order], "scale_pos_weight": positive}
+            theirs = [lightgbm_name(name, self.target) for name in order]
+            parameters |= {"metric": theirs, "scale_pos_weight": positive}
         else:
             parameters |= {"metric": "None"}
-            figures = _Figures(self, order)
+            figures = OwnFigures(self.target, order)
         valid = {"tuning": tuning} | ({"train": train} if report else {})
         grown = 0
 
@@ -261,7 +258,7 @@ class GradientBoosting:
             nonlocal grown
             grown = environment.iteration + 1
             if report is not None:
-                report(_figures(environment), grown)
+                report(read_figures(environment), grown)
 
         booster: Booster = lightgbm.train(
             parameters,
@@ -275,7 +272,7 @@ class GradientBoosting:
         # What LightGBM hands back ends with its best tree.
         self.best = booster.best_iteration or booster.current_iteration()
         self.trained = grown
-        self.score = float(booster.best_score["tuning"][_FIGURES[watched] if figures is None else watched])
+        self.score = float(booster.best_score["tuning"][lightgbm_name(watched, self.target)])
         self._booster = booster
 
     def predict(self, matrix: Matrix) -> Floats:
@@ -285,11 +282,7 @@ class GradientBoosting:
             return np.empty((0, self._columns))
         threads = self.parameters["num_threads"]
         output = booster.predict(matrix, num_iteration=self.best, num_threads=threads)
-        return self.told(np.asarray(output, np.float64).reshape(-1, self._columns))
-
-    def told(self, output: Floats) -> Floats:
-        """What LightGBM gives, in the unit of the outcomes."""
-        return np.expm1(output) if isinstance(self.target, RegressionTarget) and self.target.log else output
+        return in_units(np.asarray(output, np.float64).reshape(-1, self._columns), self.target)
 
     def _learned(self, outcome: Matrix) -> Matrix:
         """Outcomes (M, 1) as LightGBM takes them, (M,)."""
@@ -345,41 +338,6 @@ class GradientBoosting:
         return self._booster
 
 
-class _Figures:
-    """The figures that LightGBM has not, or has otherwise, after every tree.
-
-    Args:
-        trees: For the target.
-        names: Which, in the order in which they are told.
-    """
-
-    def __init__(self, trees: GradientBoosting, names: Sequence[str]) -> None:
-        self.trees = trees
-        self.names = names
-
-    def __call__(self, output: Floats, data: "Dataset") -> list[tuple[str, float, bool]]:
-        """The name, value and better direction of each."""
-        label = np.asarray(data.get_label(), np.float64)
-        upward = WATCHED[self.trees.target.kind]
-        return [(name, self._figure(name, output, label), upward.get(name, False)) for name in self.names]
-
-    def _figure(self, name: str, output: Floats, label: Floats) -> float:
-        if isinstance(self.trees.target, MulticlassTarget):
-            if name == "loss":
-                given = output[np.arange(len(label)), label.astype(np.int64)]
-                return float(-np.log(np.maximum(given, np.finfo(np.float64).tiny)).mean())
-            if name == "accuracy":
-                return float((output.argmax(axis=1) == label).mean())
-            # Of the classes that are there.
-            return float(np.mean([auroc(label == number, output[:, int(number)]) for number in np.unique(label)]))
-        if name == "loss":  # of what is learned
-            return float(((output - label) ** 2).mean())
-        error = self.trees.told(output) - (truth := self.trees.told(label))
-        if name == "mae":
-            return float(np.abs(error).mean())
-        return float(1 - (error**2).sum() / max(((truth - truth.mean()) ** 2).sum(), np.finfo(np.float64).tiny))
-
-
 def _positive_weight(outcome: Matrix, class_weight: str | float) -> float:
     """Weight of a positive: 1, what balances the classes, or the number given."""
     if isinstance(class_weight, str):
@@ -391,17 +349,6 @@ def _balance(outcome: Matrix) -> Matrix:
     """Weights (M,) that give all classes the same sum, 1 on average."""
     _, number, count = np.unique(outcome, return_inverse=True, return_counts=True)
     return (len(outcome) / len(count) / count)[number].astype(np.float32)
-
-
-def _figures(environment: "CallbackEnv") -> dict[str, float]:
-    """The loss on `train` and all figures on `tuning`, under our names."""
-    figures = {}
-    for result in environment.evaluation_result_list or []:
-        split, metric, value = result[:3]
-        name = _NAMES.get(metric, metric)
-        if split == "tuning" or name == "loss":
-            figures[f"{split}/{name}"] = float(value)
-    return figures
 
 
 def import_lightgbm() -> ModuleType:
