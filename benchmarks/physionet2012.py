@@ -4,8 +4,9 @@
         [--members 5] [--archive FILE] [--work FOLDER]
 
 Each stay is held out once a seed. Figures are those of all 4,000 held-out predictions of a seed together, with a
-bootstrap of stays; `ensemble` averages the probabilities of all seeds first. All risks are recalibrated on `tuning`
-(Platt). Without further words a model is what `ehrseq train source=physionet2012 model=<model>` trains.
+bootstrap of stays; `mean` is the mean of the seeds' figures, `ensemble` averages the probabilities of all seeds first.
+All risks are recalibrated on `tuning` (Platt). Without further words a model is what
+`ehrseq train source=physionet2012 model=<model>` trains.
 
 `over_gbm` and `over_gbm_extra` are the figures less those of the trees (with thresholds drawn by chance), by the same
 draws of stays: in the mean of the same seeds, and for the mean of a model's seeds less that of five seeds of trees.
@@ -123,9 +124,11 @@ def describe(own: Measured, trees: dict[str, tuple[Measured, Measured]]) -> dict
     each = [own.figures(found, told) for found, told in zip(own.each, own.told, strict=True)]
     kept: dict[str, Any] = {
         "seeds": each,
-        "auroc_mean": float(np.mean([one["auroc"][0] for one in each])),
+        "mean": {
+            **{name: _row(_mean(own.each, name)) for name in METRICS},
+            "min_se_ppv": float(np.mean([one["min_se_ppv"] for one in each])),
+        },
         "auroc_sd": float(np.std([one["auroc"][0] for one in each])),
-        "auprc_mean": float(np.mean([one["auprc"][0] for one in each])),
         "ensemble": own.figures(own.averaged, own.told.mean(0)),
         "epochs_mean": float(np.mean(own.epochs)),
         "seconds_median": float(np.median(own.seconds)) if own.seconds else None,
