@@ -20,9 +20,9 @@ benchmark goes on, and several processes may each take some of the models. The r
 
 import argparse
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -48,58 +48,75 @@ def challenge_score(label: NDArray[Any], probability: NDArray[Any]) -> float:
     return float(np.minimum(curve.x, curve.y).max())
 
 
-class Measured:
-    """One model over all folds and seeds.
-
-    Args:
-        words: That make it.
-        seeds: Each holds every stay out once.
-        archive: The stays.
-        work: Folder of the runs.
+class Seed(NamedTuple):
+    """What one seed says of every stay, each held out once.
 
     Attributes:
         label: Of every stay, (M,).
-        told: By seed, (S, M).
         subject: (M,).
+        told: (M,).
+        found: Its metrics.
         epochs: Of each training; of the first member, where it is an ensemble.
         seconds: Likewise.
     """
 
-    def __init__(self, words: list[str], seeds: list[int], archive: Path, work: Path) -> None:
-        tables: list[pl.DataFrame] = []
-        self.epochs: list[int] = []
-        self.seconds: list[float] = []
-        for seed in seeds:
-            parts = []
-            for fold in range(FOLDS):
-                common = ["source=physionet2012", f"source.path={archive}", f"seed={seed}", "recalibration=platt"]
-                folder, took = train([*common, f"split.folds={FOLDS}", f"split.fold={fold}", *words], work)
-                parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
-                self.epochs.append(pl.read_csv(folder / "train" / "history.csv").height)
-                self.seconds += [] if took is None else [took]
-            tables.append(pl.concat(parts).sort("subject_id"))
-        self.label, self.subject = (tables[0][name].to_numpy() for name in ("label", "subject_id"))
-        self.told = np.stack([table["probability"].to_numpy() for table in tables])
+    label: NDArray[Any]
+    subject: NDArray[Any]
+    told: NDArray[Any]
+    found: dict[str, Estimate]
+    epochs: list[int]
+    seconds: list[float]
+
+
+@cache
+def measure(words: tuple[str, ...], seed: int, archive: Path, work: Path) -> Seed:
+    """What some words train on all folds; trees are asked for again and again, by every model beside them."""
+    parts, epochs, seconds = [], [], []
+    for fold in range(FOLDS):
+        common = ["source=physionet2012", f"source.path={archive}", f"seed={seed}", "recalibration=platt"]
+        folder, took = train([*common, f"split.folds={FOLDS}", f"split.fold={fold}", *words], work)
+        parts.append(pl.read_parquet(folder / "evaluate" / "predictions.parquet"))
+        epochs.append(pl.read_csv(folder / "train" / "history.csv").height)
+        seconds += [] if took is None else [took]
+    table = pl.concat(parts).sort("subject_id")
+    label, subject, told = (table[name].to_numpy() for name in ("label", "subject_id", "probability"))
+    return Seed(label, subject, told, _evaluate(label, told, subject), epochs, seconds)
+
+
+def _evaluate(label: NDArray[Any], told: NDArray[Any], subject: NDArray[Any]) -> dict[str, Estimate]:
+    """Metrics with intervals; the same draws of stays for all models."""
+    found = evaluate_binary(label, told, subject)
+    return {name: found[name] for name in METRICS}
+
+
+class Measured:
+    """One model over all folds and seeds.
+
+    Args:
+        seeds: Of the same stays.
+    """
+
+    def __init__(self, seeds: list[Seed]) -> None:
+        self.seeds = seeds
+        self.each = [one.found for one in seeds]
+        self.label = seeds[0].label
 
     @cached_property
-    def each(self) -> list[dict[str, Estimate]]:
-        """Metrics of every seed."""
-        return [self._evaluate(told) for told in self.told]
+    def told(self) -> NDArray[Any]:
+        """The mean of all seeds' probabilities, (M,)."""
+        mean: NDArray[Any] = np.mean([one.told for one in self.seeds], axis=0)
+        return mean
 
     @cached_property
     def averaged(self) -> dict[str, Estimate]:
         """Metrics of the mean of all seeds' probabilities."""
-        return self._evaluate(self.told.mean(0))
+        return _evaluate(self.label, self.told, self.seeds[0].subject)
 
-    def _evaluate(self, told: NDArray[Any]) -> dict[str, Estimate]:
-        """With intervals; the same draws of stays for all models."""
-        found = evaluate_binary(self.label, told, self.subject)
-        return {name: found[name] for name in METRICS}
 
-    def figures(self, found: dict[str, Estimate], told: NDArray[Any]) -> dict[str, Any]:
-        """What is kept of some probabilities and their metrics."""
-        kept: dict[str, Any] = {name: _row(value) for name, value in found.items()}
-        return {**kept, "min_se_ppv": challenge_score(self.label, told)}
+def _figures(label: NDArray[Any], told: NDArray[Any], found: dict[str, Estimate]) -> dict[str, Any]:
+    """What is kept of some probabilities and their metrics."""
+    kept: dict[str, Any] = {name: _row(value) for name, value in found.items()}
+    return {**kept, "min_se_ppv": challenge_score(label, told)}
 
 
 def _over(own: list[dict[str, Estimate]], other: list[dict[str, Estimate]]) -> dict[str, list[float]]:
@@ -121,7 +138,8 @@ def _row(found: Estimate, less: Estimate | None = None) -> list[float]:
 
 def describe(own: Measured, trees: dict[str, tuple[Measured, Measured]]) -> dict[str, Any]:
     """What is kept of a model: its figures, and how far they are from those of trees of the same seeds, and of five."""
-    each = [own.figures(found, told) for found, told in zip(own.each, own.told, strict=True)]
+    each = [_figures(one.label, one.told, one.found) for one in own.seeds]
+    seconds = [took for one in own.seeds for took in one.seconds]
     kept: dict[str, Any] = {
         "seeds": each,
         "mean": {
@@ -129,9 +147,9 @@ def describe(own: Measured, trees: dict[str, tuple[Measured, Measured]]) -> dict
             "min_se_ppv": float(np.mean([one["min_se_ppv"] for one in each])),
         },
         "auroc_sd": float(np.std([one["auroc"][0] for one in each])),
-        "ensemble": own.figures(own.averaged, own.told.mean(0)),
-        "epochs_mean": float(np.mean(own.epochs)),
-        "seconds_median": float(np.median(own.seconds)) if own.seconds else None,
+        "ensemble": _figures(own.label, own.told, own.averaged),
+        "epochs_mean": float(np.mean([count for one in own.seeds for count in one.epochs])),
+        "seconds_median": float(np.median(seconds)) if seconds else None,
     }
     for name, (same, five) in trees.items():
         averaged = _over([own.averaged], [five.averaged])
@@ -162,14 +180,15 @@ def main() -> None:
     suffix = "".join(f"_{name}" for name, (asked, _) in kinds.items() if asked)
     kind = [word for asked, words in kinds.values() if asked for word in words]
     archive = options.archive.resolve()
-    trees = {
-        name: (Measured(words, seeds, archive, work), Measured(words, TREE_SEEDS, archive, work))
-        for name, words in TREES.items()
-    }
+
+    def measured(words: list[str], seeds: list[int]) -> Measured:
+        return Measured([measure(tuple(words), seed, archive, work) for seed in seeds])
+
+    trees = {name: (measured(words, seeds), measured(words, TREE_SEEDS)) for name, words in TREES.items()}
     for model in options.models.split(","):
         words = TREES.get(model, [f"model={model}"])
         others = {name: two for name, two in trees.items() if name != model}
-        found = describe(Measured([*words, *kind], seeds, archive, work), others)
+        found = describe(measured([*words, *kind], seeds), others)
         print(f"{model}{suffix}", json.dumps(found), flush=True)
         keep(RESULT, work, f"{model}{suffix}", found)
 
